@@ -1,0 +1,164 @@
+"""Channels: the keys of a state, and how writes to them combine.
+
+The rule: what a reducer did is recorded so that reading never has to call it again. A reducer whose
+effect is one of the `OPERATIONS` below is recorded by that operation's name, and reading applies the operation to the
+recorded writes. Any other reducer is user code: its result is recorded, and reading takes the result.
+
+    reducer                     recorded as     reading does
+    none (the last value wins)  (nothing)       takes the write
+    operator.add                "add"           old + write       if both are of one builtin type
+    operator.or_                "merge"         old | write       if both are dicts or sets
+    anything else               its result      takes the result
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Final, Literal
+
+Reducer = Callable[[Any, Any], Any]
+
+
+class _Missing(Enum):
+    MISSING = "missing"
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+Missing = Literal[_Missing.MISSING]
+MISSING: Final = _Missing.MISSING  # not None: None is a value that a channel may hold
+
+
+@dataclass(frozen=True, slots=True)
+class Overwrite:
+    """Written to a channel with a reducer, it replaces the value instead of being reduced into it."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One key of the state."""
+
+    name: str
+    reducer: Reducer | None = None  # None: the last value wins, and one superstep may write it once
+    operation: str | None = None  # name in OPERATIONS that reading uses in place of the reducer
+    initial: Callable[[], Any] | None = None  # what a reducer starts from; None: from the first write
+
+
+# --- operations: all that reading needs -------------------------------------------------------
+
+_ADDABLE = frozenset({int, float, complex, Decimal, str, bytes, list, tuple})
+_MERGEABLE = frozenset({dict, set, frozenset})
+_NUMBERS = frozenset({int, float})
+
+
+def can_add(old: Any, new: Any) -> bool:
+    kinds = {type(old), type(new)}
+    return kinds <= _NUMBERS or (len(kinds) == 1 and kinds <= _ADDABLE)
+
+
+def can_merge(old: Any, new: Any) -> bool:
+    return type(old) is type(new) and type(old) in _MERGEABLE
+
+
+# name -> (may it be applied to these two values?, apply it)
+OPERATIONS: dict[str, tuple[Callable[[Any, Any], bool], Reducer]] = {
+    "add": (can_add, operator.add),
+    "merge": (can_merge, operator.or_),
+}
+
+# A reducer that is exactly one of these functions needs no call when reading.
+REPLAYABLE: dict[Any, str] = {operator.add: "add", operator.concat: "add", operator.or_: "merge"}
+
+_IN_PLACE: dict[str, Mapping[type, Callable[[Any, Any], Any]]] = {
+    "add": {list: operator.iadd},
+    "merge": {dict: operator.ior, set: operator.ior},
+}
+
+
+class Values(dict[str, Any]):
+    """The channels' values, changed only by recorded writes.
+
+    A container that was made here is extended in place, so that appending to a list of n costs the appended part and
+    not n. `share` ends that for everything handed out: what a node or a consumer has been given stays as it was.
+    """
+
+    __slots__ = ("_own",)
+
+    def __init__(self, values: Mapping[str, Any] | None = None) -> None:
+        super().__init__(values or {})
+        self._own: set[str] = set()
+
+    def share(self) -> dict[str, Any]:
+        if self._own:
+            self._own.clear()
+        return self
+
+    def set(self, key: str, value: Any) -> None:
+        self._own.discard(key)
+        self[key] = value
+
+    def reduce(self, key: str, operation: str, writes: Iterable[Any]) -> None:
+        """Apply a recorded operation. Never calls anything but the functions of `OPERATIONS`."""
+        for write in writes:
+            if isinstance(write, Overwrite) or key not in self:
+                self.set(key, write.value if isinstance(write, Overwrite) else write)
+            elif key in self._own:
+                self[key] = _IN_PLACE[operation][type(self[key])](self[key], write)
+            else:
+                self[key] = OPERATIONS[operation][1](self[key], write)
+                if type(self[key]) in _IN_PLACE[operation]:
+                    self._own.add(key)
+
+
+# --- reducing live, with user code ------------------------------------------------------------
+
+
+def replayable(channel: Channel, old: Any, writes: list[Any]) -> bool:
+    """Whether reading may apply the channel's operation to just these values."""
+    if channel.operation is None:
+        return False
+    allowed = OPERATIONS[channel.operation][0]
+    values = [] if old is MISSING else [old]
+    values += [write.value if isinstance(write, Overwrite) else write for write in writes]
+    return all(allowed(values[0], value) for value in values)
+
+
+def reduced(channel: Channel, old: Any, writes: list[Any]) -> Any:
+    """Call the channel's own reducer over the writes; raises whatever it raises."""
+    assert channel.reducer is not None
+    value = old
+    for write in writes:
+        if isinstance(write, Overwrite):
+            value = write.value
+        else:
+            value = write if value is MISSING else channel.reducer(value, write)
+    return value
+
+
+# --- copies -----------------------------------------------------------------------------------
+
+_ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex, Decimal, range, type(Ellipsis)})
+
+
+def detached(value: Any) -> Any:
+    """A value equal to this one that shares no changeable part with it."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind is dict:
+        return {key: detached(item) for key, item in value.items()}
+    if kind is list:
+        return [item if type(item) in _ATOMS else detached(item) for item in value]
+    if kind is tuple:
+        return tuple([detached(item) for item in value])
+    if kind is set:
+        return set(value)  # elements are hashable, thus meant not to change
+    return copy.deepcopy(value)

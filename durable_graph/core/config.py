@@ -1,0 +1,134 @@
+"""The `config` argument, checked once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from durable_graph.errors import ArgumentError
+
+DEFAULT_RECURSION_LIMIT = 10_007  # LangGraph's, since its 1.0
+
+_TOP = frozenset(
+    {
+        "configurable",
+        "metadata",
+        "tags",
+        "run_name",
+        "run_id",
+        "recursion_limit",
+        "max_concurrency",
+        "callbacks",
+    }
+)
+_SHORT = frozenset({"thread_id", "step", "checkpoint_id", "checkpoint_ns"})
+
+
+@dataclass(frozen=True, slots=True)
+class CallConfig:
+    """What a config says. `{"thread_id": "a"}` alone is accepted for `{"configurable": {"thread_id": "a"}}`."""
+
+    thread_id: str | None
+    step: int | None
+    configurable: Mapping[str, Any]
+    metadata: Mapping[str, Any]
+    tags: tuple[str, ...]
+    run_name: str | None
+    recursion_limit: int
+    max_concurrency: int | None
+
+    def for_nodes(self, thread_id: str) -> dict[str, Any]:
+        """The config as nodes see it."""
+        return {
+            "configurable": {**self.configurable, "thread_id": thread_id},
+            "metadata": dict(self.metadata),
+            "tags": list(self.tags),
+            "recursion_limit": self.recursion_limit,
+            **({"run_name": self.run_name} if self.run_name else {}),
+            **({"max_concurrency": self.max_concurrency} if self.max_concurrency else {}),
+        }
+
+    def recorded(self) -> dict[str, Any]:
+        """What the first row of a run keeps: never anything else from `configurable`, which may hold secrets."""
+        kept = {"metadata": dict(self.metadata), "tags": list(self.tags), "name": self.run_name}
+        return {key: value for key, value in kept.items() if value}
+
+    def at(self, step: int | None) -> CallConfig:
+        return replace(self, step=step)
+
+
+def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> CallConfig:
+    """Raises ArgumentError for unknown keys and wrong types, naming the key."""
+    given = _merged(base or {}, config or {})
+    configurable = dict(given.get("configurable") or {})
+    for key in _SHORT & given.keys():
+        configurable[key] = given[key]
+    return CallConfig(
+        thread_id=_thread_id(configurable.get("thread_id")),
+        step=_step(configurable),
+        configurable=configurable,
+        metadata=_mapping(given, "metadata"),
+        tags=tuple(given.get("tags") or ()),
+        run_name=given.get("run_name"),
+        recursion_limit=_positive(given, "recursion_limit") or DEFAULT_RECURSION_LIMIT,
+        max_concurrency=_positive(given, "max_concurrency"),
+    )
+
+
+def _merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(config, Mapping):
+        raise _wrong("config", f"expected a dict, got {type(config).__name__}", "Give {'thread_id': ...}")
+    unknown = config.keys() - _TOP - _SHORT
+    if unknown:
+        raise _wrong(
+            f"config[{min(map(str, unknown))!r}]",
+            "there is no such setting",
+            f"Values of your own go under 'configurable'. Known: {', '.join(sorted(_TOP | _SHORT))}",
+        )
+    merged = {**base, **config}
+    for key in ("configurable", "metadata"):
+        if key in base and key in config:
+            merged[key] = {**_mapping(base, key), **_mapping(config, key)}
+    return merged
+
+
+def _mapping(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = given.get(key) or {}
+    if not isinstance(value, Mapping):
+        raise _wrong(f"config[{key!r}]", f"expected a dict, got {type(value).__name__}", "Give a dict")
+    return value
+
+
+def _positive(given: Mapping[str, Any], key: str) -> int | None:
+    value = given.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise _wrong(f"config[{key!r}]", f"expected a whole number of at least 1, got {value!r}", "Raise it")
+    return value
+
+
+def _thread_id(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # LangGraph takes numbers too
+    if not isinstance(value, str) or not value:
+        raise _wrong("thread_id", f"expected a text that is not empty, got {value!r}", "Give an id, or leave it out")
+    return value
+
+
+def _step(configurable: Mapping[str, Any]) -> int | None:
+    value = configurable.get("step")
+    if value is None:
+        value = configurable.get("checkpoint_id")
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        return int(value)
+    raise _wrong("step", f"expected a number, got {value!r}", "Take it from get_state_history or an event's step")
+
+
+def _wrong(argument: str, problem: str, fix: str) -> ArgumentError:
+    return ArgumentError(argument=argument, problem=problem, fix=fix)

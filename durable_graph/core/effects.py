@@ -1,0 +1,116 @@
+"""What a run asks of the world. `core.run` yields these; `drivers` performs them and sends the answers back.
+
+    effect     the driver                                            answers
+    Now        looks at the clock                                    seconds since the epoch
+    Ask        calls the function with the store                     what it returned
+    Save       commits rows, a claim and a snapshot                  None, once they are durable
+    Emit       shows it to the consumer                              True if the consumer has gone
+    Start      begins jobs: one in place, several side by side       None
+    Next       waits until a job sends or finishes                   what came in, oldest first
+    Cancel     takes back jobs that have not begun                   those jobs
+
+An effect that fails is raised in the run, at the `yield` that asked for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, NamedTuple
+
+from durable_graph.core.model import Task
+from durable_graph.core.planner import Body, Goto, Position, Update
+from durable_graph.store import Claim, Row, Store
+
+
+class Now(NamedTuple):
+    pass
+
+
+class Ask(NamedTuple):
+    call: Callable[[Store], Any]
+
+
+class Save(NamedTuple):
+    rows: Sequence[Row]
+    claim: Claim | None = None
+    snapshot: bytes | None = None
+
+
+class Invoke(NamedTuple):
+    """Asked by a job, not by the run: call this function of the user's, and await what it returns if need be."""
+
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Job:
+    """One attempt of a task, ready to run."""
+
+    __slots__ = ("attempt", "custom", "send", "steps", "task")
+
+    def __init__(self, task: Task, attempt: int) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.custom: list[Any] = []  # what the row will record of the custom events
+        self.send: Callable[[Any], None] = self.custom.append  # replaced by the driver
+        self.steps: Generator[Invoke, Any, tuple[Update, Goto]]
+
+
+class Start(NamedTuple):
+    jobs: Sequence[Job]
+
+
+class Sent(NamedTuple):
+    """A custom event."""
+
+    job: Job
+    data: Any
+
+
+class Finished(NamedTuple):
+    job: Job
+    result: tuple[Update, Goto] | None
+    error: BaseException | None
+    started: float
+    finished: float
+
+
+class Next(NamedTuple):
+    pass
+
+
+class Cancel(NamedTuple):
+    pass
+
+
+class Recorded(NamedTuple):
+    """To be shown: a committed row, and where the thread stands after it."""
+
+    position: Position
+    row: Row
+    body: Body
+    changed: bool  # the state's values
+    barrier: bool
+
+
+class Shown(NamedTuple):
+    """To be shown: a custom event, recorded later with its task's row."""
+
+    position: Position
+    task: Task
+    data: Any
+
+
+class Begun(NamedTuple):
+    """To be shown: the tasks that are about to run. Not a row: it follows from the last one."""
+
+    position: Position
+    tasks: Sequence[Task]
+
+
+class Emit(NamedTuple):
+    what: Recorded | Shown | Begun
+
+
+Effect = Now | Ask | Save | Emit | Start | Next | Cancel

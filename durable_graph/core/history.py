@@ -1,0 +1,216 @@
+"""Reading a thread's log: to go on from it, and to tell what happened. Runs no user code.
+
+`load` finds where a thread stands at a step, reading back only to the nearest snapshot. `walk` tells the log
+again in the order in which it was lived, as the same `Recorded`, `Shown` and `Begun` that the live run emitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+from durable_graph.core.channels import Values
+from durable_graph.core.effects import Begun, Recorded, Shown
+from durable_graph.core.model import Task
+from durable_graph.core.planner import Body, Position
+from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
+from durable_graph.store import Row, Store
+
+RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
+
+
+class Decoder(Protocol):
+    def decode(self, data: bytes) -> Any: ...
+
+
+def decode_body(codec: Decoder, row: Row) -> Body:
+    """Raises CorruptCheckpointError, whatever is in the row."""
+    try:
+        body = codec.decode(row.body)
+    except ValueError as error:
+        raise _corrupt(row, str(error)) from error
+    if type(body) is not dict:
+        raise _corrupt(row, "its body is not an object")
+    return body
+
+
+def _corrupt(row: Row, problem: str) -> CorruptCheckpointError:
+    return CorruptCheckpointError(thread_id=row.thread_id, step=row.step, problem=problem)
+
+
+def apply(position: Position, row: Row, body: Body) -> bool:
+    """`Position.apply`, with what garbage in a row may raise turned into its name."""
+    try:
+        return position.apply(row, body)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})") from error
+
+
+# --- where a thread stands --------------------------------------------------------------------
+
+
+def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) -> Position | None:
+    """The thread's position at `step` (None: the newest); None if the thread has no rows.
+
+    Raises CheckpointNotFoundError for a step it does not have, CorruptCheckpointError for a row that cannot be read.
+    """
+    newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
+    if newest is None:
+        return None
+    if step is not None and not 0 <= step <= newest.step:
+        have = f"its steps are 0 to {newest.step}"
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=have)
+    rows, snapshot = _path(store, thread_id, newest.step if step is None else step)
+    position = _base(store, codec, rows[-1])
+    if snapshot is not None:
+        row = rows.pop()
+        apply(position, row, decode_body(codec, row))
+        _restore(position, codec, row, snapshot)
+    for row in reversed(rows):
+        apply(position, row, decode_body(codec, row))
+    position.tail = newest.step
+    return position
+
+
+def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
+    """The rows from `step` back along their parents to the nearest snapshot or to the thread's first row."""
+    path: list[Row] = []
+    snapshot = store.snapshot(thread_id, until=step)
+    for row in store.rows(thread_id, until=step, newest_first=True):
+        if row.step != step:
+            continue  # not an ancestor: another branch of the log
+        path.append(row)
+        if snapshot is not None and snapshot[0] == row.step:
+            return path, snapshot[1]
+        if row.parent_step is None or row.kind == "fork":
+            return path, None
+        step = row.parent_step
+        if snapshot is not None and snapshot[0] > step:
+            snapshot = store.snapshot(thread_id, until=step)
+    raise CorruptCheckpointError(thread_id=thread_id, step=step, problem="the row is missing")
+
+
+def _base(store: Store, codec: Decoder, first: Row) -> Position:
+    """What the path starts from: nothing, or for a fork the position in the other thread."""
+    if first.kind != "fork":
+        return Position(first.thread_id)
+    thread_id, step = decode_body(codec, first)["parent"]
+    position = load(store, codec, thread_id, step)
+    if position is None:
+        raise _corrupt(first, f"it is a fork of thread {thread_id!r}, which does not exist (any more)")
+    position.tail = -1
+    position.loose = 0
+    return position
+
+
+def pack(position: Position) -> dict[str, Any]:
+    """What a snapshot keeps: all that cannot be told from the barrier's own row."""
+    return {"values": dict(position.values), "last": list(position.last_nodes)}
+
+
+def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
+    try:
+        content = codec.decode(snapshot)
+        position.values = Values(content["values"])
+        position.last_nodes = tuple(content["last"])
+        position.loose, position.packed = 0, len(snapshot)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error
+
+
+# --- what happened ----------------------------------------------------------------------------
+
+
+def walk(
+    store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until: int | None = None
+) -> Iterator[Recorded | Shown | Begun]:
+    """Everything that was emitted for the rows with after < step <= until, in the order in which it was."""
+    position = Position(thread_id)
+    if after >= 0:
+        position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
+    rows = store.rows(thread_id, after=after, until=until)
+    for segment in _segments((row, decode_body(codec, row)) for row in rows):
+        position = _at_parent(store, codec, position, segment[0][0])
+        yield from _retell(position, segment)
+
+
+def _unknown(store: Store, thread_id: str) -> Position:
+    raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
+
+
+def _at_parent(store: Store, codec: Decoder, position: Position, row: Row) -> Position:
+    """The position before `row`: nearly always where we are; elsewhere after going back in time or a fork."""
+    if row.kind == "fork":
+        return _base(store, codec, row)
+    if row.parent_step is None or row.parent_step == position.step:
+        return position
+    tail = position.tail
+    moved = load(store, codec, row.thread_id, row.parent_step) or _unknown(store, row.thread_id)
+    moved.tail = tail
+    return moved
+
+
+def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body]]]:
+    """Rows that one run wrote within one superstep: as far as custom events can have come before them."""
+    segment: list[tuple[Row, Body]] = []
+    for row, body in rows:
+        if row.kind in RUN_STARTS and segment:
+            yield segment
+            segment = []
+        segment.append((row, body))
+        if row.kind in RUN_STARTS or "next" in body:
+            yield segment
+            segment = []
+    if segment:
+        yield segment
+
+
+def _retell(position: Position, segment: list[tuple[Row, Body]]) -> Iterator[Recorded | Shown | Begun]:
+    custom = sorted(
+        ((at, number, row.task, data) for row, body in segment for at, number, data in body.get("custom", ())),
+        key=lambda event: event[:2],
+    )
+    if segment[0][0].kind not in RUN_STARTS:
+        yield Begun(position, position.pending)
+    tasks: dict[str | None, Task] = {task.id: task for task in position.tasks}
+    for place, (row, body) in enumerate(segment):
+        while custom and custom[0][0] <= place:
+            _, _, task_id, data = custom.pop(0)
+            yield Shown(position, tasks[task_id], data)
+        changed = apply(position, row, body)
+        yield Recorded(position, row, body, changed, "next" in body)
+
+
+def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator[Recorded | Shown | Begun | None]:
+    """`walk` for a log that still grows: None whenever all there is has been told. Custom events come with
+    their task's row."""
+    position = Position(thread_id)
+    if after >= 0:
+        position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
+    last, begins = after, True
+    while True:
+        for row in store.rows(thread_id, after=last):
+            body = decode_body(codec, row)
+            position = _at_parent(store, codec, position, row)
+            told = _retell(position, [(row, body)])
+            yield from told if begins else (it for it in told if not isinstance(it, Begun))
+            last, begins = row.step, row.kind in RUN_STARTS or "next" in body
+        yield None
+
+
+WINDOW = 64  # barriers are told newest first by folding this many rows forwards at a time
+
+
+def barriers(store: Store, codec: Decoder, thread_id: str, *, before: int | None = None) -> Iterator[Position]:
+    """Where the thread stood at each barrier, newest first, in memory for WINDOW rows at a time."""
+    newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
+    end = -1 if newest is None else newest.step
+    if before is not None:
+        end = min(end, before - 1)
+    while end >= 0:
+        start = max(end - WINDOW, -1)
+        told = walk(store, codec, thread_id, after=start, until=end)
+        yield from reversed(
+            [it.position.frozen() for it in told if isinstance(it, Recorded) and (it.barrier or it.row.kind == "fork")]
+        )
+        end = start

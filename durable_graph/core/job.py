@@ -1,0 +1,90 @@
+"""One task, from the node's call to its checked result: call, validation, routing.
+
+A job is a generator that yields the user's functions to be called (`Invoke`) and is sent their results, so that
+sync and async callers share every line of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.effects import Invoke, Job
+from durable_graph.core.model import START, Branch, Graph, Node
+from durable_graph.core.planner import (
+    Goto,
+    Position,
+    Update,
+    answer_of,
+    check_targets,
+    interpret,
+    router_state,
+)
+from durable_graph.core.runtime import Runtime, current
+
+Steps = Generator[Invoke, Any, tuple[Update, Goto]]
+
+
+def node_input(node: Node, position: Position, arg: Any) -> Any:
+    """What the node receives: a Send's payload as it is, or the state in the shape of the node's schema."""
+    if arg is not MISSING:
+        return detached(arg)
+    return node.schema.build(node.schema.select(position.values.share()))
+
+
+def run_node(graph: Graph, position: Position, job: Job, runtime: Runtime[Any]) -> Steps:
+    """Call the job's node, check its update, ask its routers."""
+    node = graph.nodes[job.task.node]
+    token = current.set(runtime)
+    try:
+        given = node_input(node, position, job.task.arg)
+        output = yield Invoke(node.call, (given,), _extras(node.wants, runtime))
+        update, goto = interpret(graph, node.name, output)
+        goto = check_targets(graph, node.name, goto) if goto else goto
+        if node.branches:
+            goto = goto + (yield from _routes(graph, position, node, update, given, runtime))
+        return update, goto
+    finally:
+        current.reset(token)
+
+
+def run_entry(graph: Graph, position: Position, node: str, update: Update, runtime: Runtime[Any]) -> Steps:
+    """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
+    token = current.set(runtime)
+    try:
+        goto = yield from _routes(graph, position, graph.nodes[node], update, MISSING, runtime)
+        return update, goto
+    finally:
+        current.reset(token)
+
+
+def _routes(
+    graph: Graph, position: Position, node: Node, update: Update, given: Any, runtime: Runtime[Any]
+) -> Generator[Invoke, Any, Goto]:
+    goto: Goto = []
+    for branch in node.branches:
+        state = _router_input(graph, position, node, branch, update, given)
+        answer = yield Invoke(branch.path, (state,), _extras(branch.wants, runtime))
+        goto += answer_of(graph, node.name, branch, answer)
+    return goto
+
+
+def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update, given: Any) -> Any:
+    values = router_state(graph, position.values, update)
+    schema = branch.schema or (graph.state if node.name == START else node.schema)
+    state = schema.build(schema.select(values))
+    if branch.schema is None and isinstance(state, dict) and isinstance(given, dict):
+        return {**given, **state}  # LangGraph shows a router its node's private input too
+    return state
+
+
+def _extras(wants: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+    if not wants:
+        return {}
+    given: Mapping[str, Callable[[], Any]] = {
+        "runtime": lambda: runtime,
+        "config": lambda: runtime.config,
+        "writer": lambda: runtime.stream_writer,
+    }
+    return {name: given[name]() for name in wants}

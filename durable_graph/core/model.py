@@ -1,0 +1,167 @@
+"""The values that everything else is about: what users write, what they see, and a graph as it was drawn.
+
+Everything here is frozen. The first half is public; `Graph` and its parts are what `graph.compile()` makes of a
+drawing, and all that the engine knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+
+from durable_graph.core.channels import MISSING, Channel
+from durable_graph.core.schema import Schema
+
+START = "__start__"
+END = "__end__"
+
+N = TypeVar("N")
+
+Config = Mapping[str, Any]
+StreamMode = Literal["updates", "values", "custom", "messages", "tasks", "checkpoints", "debug", "events"]
+
+
+# --- what nodes and routers return ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Run `node` in the next superstep with `arg` as its input instead of the state.
+
+    Returned from a conditional edge or in `Command(goto=...)`; a list of them is a map, one task each.
+    """
+
+    node: str
+    arg: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command(Generic[N]):
+    """An update and where to go next, in one return value of a node."""
+
+    update: Any | None = None
+    goto: Send | Sequence[Send | N] | N = ()
+
+    PARENT: ClassVar[Literal["__parent__"]] = "__parent__"
+
+
+# --- what consumers see -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StreamEvent:
+    """One committed row of a thread, as `stream_mode="events"` yields it.
+
+    `update` is what the node returned (None for rows that are not a task's), `values` the state after
+    this row: within a superstep that is the state at the last barrier, as its siblings are not applied yet.
+    """
+
+    thread_id: str
+    step: int
+    kind: str  # input, task, interrupt, error, resume, update or fork
+    node: str | None
+    update: Any
+    values: dict[str, Any]
+    next: tuple[str, ...]  # nodes still to run
+    metadata: dict[str, Any]  # of the run, with run_id, superstep, task, attempt and parent_step
+    started_at: str | None  # UTC, ISO 8601; None for rows that no node made
+    created_at: str
+
+
+class PregelTask(NamedTuple):
+    """A task of the superstep that a `StateSnapshot` stands at."""
+
+    id: str
+    name: str
+    path: tuple[Any, ...]
+    error: str | None = None
+    interrupts: tuple[Any, ...] = ()
+    state: Any = None
+    result: Any = None
+
+
+class StateSnapshot(NamedTuple):
+    """The state of a thread at one of its steps."""
+
+    values: Any
+    next: tuple[str, ...]
+    config: dict[str, Any]
+    metadata: dict[str, Any] | None
+    created_at: str | None
+    parent_config: dict[str, Any] | None
+    tasks: tuple[PregelTask, ...]
+    interrupts: tuple[Any, ...]
+
+
+# --- a drawn graph ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A conditional edge: a router and where its answers lead."""
+
+    name: str
+    path: Callable[..., Any]
+    wants: Sequence[str]  # which of config, runtime and writer the router asks for
+    ends: Mapping[Hashable, str] | None  # answer -> node; None: the answer is the node
+    schema: Schema | None  # what the router receives; None: what its node receives
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """`add_edge([a, b], c)`: c runs once all sources have run, in whichever supersteps."""
+
+    name: str
+    sources: frozenset[str]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node with everything that leaves it. The entry point is a node named START without a function."""
+
+    name: str
+    call: Callable[..., Any]
+    schema: Schema
+    wants: Sequence[str] = ()
+    successors: tuple[str, ...] = ()
+    branches: tuple[Branch, ...] = ()
+    joins: tuple[Join, ...] = ()
+    defer: bool = False
+    destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A compiled drawing: pure data and the user's functions."""
+
+    name: str
+    nodes: Mapping[str, Node]  # START included
+    channels: Mapping[str, Channel]
+    state: Schema
+    input: Schema
+    output: Schema
+    fingerprint: str  # of the drawing: nodes, edges, channels; not of the functions' code
+    checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
+
+
+# --- tasks ------------------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """One planned call of a node. Its order among its siblings is the order of their ids' last part."""
+
+    id: str  # "<step of the barrier that planned it>.<place in the superstep>"
+    node: str
+    triggers: tuple[str, ...]  # LangGraph's names: "branch:to:<node>" or "join:<sources>:<node>"
+    arg: Any = MISSING  # a Send's payload; MISSING: the task reads the state
+
+
+class Failure(NamedTuple):
+    """A task that raised, as its error row tells it."""
+
+    type: str
+    message: str
+    traceback: str

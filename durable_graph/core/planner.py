@@ -1,0 +1,607 @@
+"""What a thread's rows mean, and what comes next. Pure: no I/O, no clock, no threads.
+
+A thread is the sum of its rows. `Position.apply` adds one row to that sum: the live run does it with the row it
+has just written, replay and resume with the rows they read, so the three cannot disagree. The other functions
+decide what the next row says; only they call user code (reducers), and only before that row exists.
+
+The body of a row is a dictionary:
+
+    update     what the node returned or the caller gave: a dict, a list of dicts, or None
+    goto       targets chosen by routers and Commands: node names and Sends
+    apply      at a barrier, {key: operation} for channels whose reducer is replayable
+    results    at a barrier, {key: value} for channels whose reducer is user code
+    starts     in an input row, {key: value} that reducers start from; set before the update
+    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers}
+    joins      at a barrier, {join: sources seen so far} for joins that still wait
+    deferred   at a barrier, deferred nodes that wait for all others
+    dropped    what was pending and will not run, because a new input or update came
+    error      type, message and traceback of a failed task
+    custom     what the task sent to the stream writer: [rows before it, number, data]
+    attempt    which attempt of the task this is, from 1
+    started    when that attempt began
+    run        in the first row of a run: its metadata, tags and graph
+
+A row with `next` is a barrier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from durable_graph.core.channels import MISSING, Overwrite, Values, detached, reduced, replayable
+from durable_graph.core.model import END, START, Branch, Command, Failure, Graph, Node, Send, Task
+from durable_graph.core.schema import as_mapping
+from durable_graph.errors import ChangedGraphError, InvalidUpdateError, RoutingError
+
+Body = dict[str, Any]
+Update = dict[str, Any] | list[dict[str, Any]] | None
+Goto = list[str | Send]
+
+
+class Position:
+    """Where a thread stands after one of its rows."""
+
+    __slots__ = (
+        "attempts",
+        "created_at",
+        "deferred",
+        "done",
+        "errors",
+        "gotos",
+        "hash",
+        "joins",
+        "kind",
+        "last_nodes",
+        "loose",
+        "packed",
+        "parent",
+        "run",
+        "run_id",
+        "step",
+        "superstep",
+        "tail",
+        "tasks",
+        "thread_id",
+        "values",
+    )
+
+    def __init__(self, thread_id: str) -> None:
+        self.thread_id = thread_id
+        self.step = -1  # of the row last applied
+        self.tail = -1  # of the newest row of the thread; higher than step after going back in time
+        self.hash = b""
+        self.parent: tuple[str, int] | None = None  # thread and step before this one
+        self.kind = ""
+        self.created_at = ""
+        self.superstep = -1  # that the last barrier ended
+        self.loose = 0  # bytes of rows since the last snapshot
+        self.packed = 0  # bytes of that snapshot
+        self.run_id = ""
+        self.run: Mapping[str, Any] = {}
+        self.values = Values()  # at the last barrier
+        self.tasks: tuple[Task, ...] = ()  # of the superstep that the last barrier planned
+        self.done: dict[str, Update] = {}  # finished ones among them
+        self.gotos: dict[str, Goto] = {}
+        self.errors: dict[str, Failure] = {}
+        self.attempts: dict[str, int] = {}  # begun so far, for tasks that may have begun
+        self.joins: dict[str, list[str]] = {}
+        self.deferred: list[str] = []
+        self.last_nodes: tuple[str, ...] = ()  # that ran in the superstep before the last barrier
+
+    def frozen(self) -> Position:
+        """A copy that stays here when this one moves on."""
+        copy = Position(self.thread_id)
+        for name in Position.__slots__:
+            setattr(copy, name, getattr(self, name))
+        copy.values = Values(self.values.share())
+        copy.done = dict(self.done)
+        copy.errors = dict(self.errors)
+        return copy
+
+    @property
+    def pending(self) -> list[Task]:
+        return [task for task in self.tasks if task.id not in self.done]
+
+    @property
+    def next(self) -> tuple[str, ...]:
+        return tuple([task.node for task in self.tasks if task.id not in self.done])
+
+    def apply(self, row: Any, body: Body) -> bool:
+        """Add a row; True if the state's values changed. Calls no user code and does not need the graph."""
+        self.parent = (self.thread_id, row.parent_step) if row.parent_step is not None else self.parent
+        self.step = row.step
+        if row.step > self.tail:
+            self.tail = row.step
+        self.thread_id = row.thread_id
+        self.hash = row.hash
+        self.kind = row.kind
+        self.created_at = row.created_at
+        self.loose += len(row.body)
+        if "run" in body:
+            self.run_id = row.run_id
+            self.run = body["run"]
+        return _APPLY[row.kind](self, row, body)
+
+    def _task(self, row: Any, body: Body) -> bool:
+        self.done[row.task] = body.get("update")
+        if "goto" in body:
+            self.gotos[row.task] = body["goto"]
+        if self.errors:
+            self.errors.pop(row.task, None)
+        if "next" not in body:
+            return False
+        changed = self._merge(_in_order(self.tasks, self.done), body)
+        self.last_nodes = tuple([task.node for task in self.tasks])
+        self._plan(row, body)
+        return changed
+
+    def _input(self, row: Any, body: Body) -> bool:
+        for key, value in body.get("starts", _NOTHING).items():
+            self.values.set(key, value)
+        self._merge([body.get("update")], body)
+        self.last_nodes = (START,)
+        self._plan(row, body)
+        return True
+
+    def _update(self, row: Any, body: Body) -> bool:
+        changed = self._merge([*_in_order(self.tasks, self.done), body.get("update")], body)
+        self.last_nodes = (row.node,) if row.node else ()
+        self._plan(row, body)
+        return changed
+
+    def _error(self, row: Any, body: Body) -> bool:
+        self.errors[row.task] = Failure(**body["error"])
+        self.attempts[row.task] = body["attempt"]
+        return False
+
+    def _resume(self, row: Any, body: Body) -> bool:
+        # a task that had begun and has neither a result nor an error row may have run: count it
+        for task in self.pending:
+            if task.id not in self.errors:
+                self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
+        self.errors = {}
+        if row.step != row.parent_step + 1:
+            self._branch(row.step)
+        return False
+
+    def _branch(self, step: int) -> None:
+        """After going back in time the tasks are new ones: they get ids of their own."""
+        ids = {task.id: f"{step}.{place}" for place, task in enumerate(self.tasks)}
+        self.tasks = tuple([task._replace(id=ids[task.id]) for task in self.tasks])
+        self.done = {ids[task_id]: update for task_id, update in self.done.items()}
+        self.gotos = {ids[task_id]: goto for task_id, goto in self.gotos.items()}
+        self.attempts = {}
+
+    def _fork(self, row: Any, body: Body) -> bool:
+        return False
+
+    def _merge(self, updates: Sequence[Update], body: Body) -> bool:
+        operations, results = body.get("apply", _NOTHING), body.get("results", _NOTHING)
+        changed = False
+        for update in updates:
+            for key, value in pairs(update):
+                changed = True
+                if key in results:
+                    continue
+                if key in operations:
+                    self.values.reduce(key, operations[key], (value,))
+                else:
+                    self.values.set(key, value.value if type(value) is Overwrite else value)
+        for key, value in results.items():
+            self.values.set(key, value)
+            changed = True
+        return changed
+
+    def _plan(self, row: Any, body: Body) -> None:
+        self.superstep = row.superstep
+        self.tasks = planned(row.step, body["next"])
+        self.joins = body.get("joins", {})
+        self.deferred = body.get("deferred", [])
+        self.done = {}
+        if self.gotos:
+            self.gotos = {}
+        if self.errors:
+            self.errors = {}
+        if self.attempts:
+            self.attempts = {}
+
+
+_NOTHING: Mapping[str, Any] = {}
+_APPLY = {
+    "input": Position._input,
+    "task": Position._task,
+    "error": Position._error,
+    "resume": Position._resume,
+    "update": Position._update,
+    "fork": Position._fork,
+}
+
+
+def pairs(update: Update) -> Iterable[tuple[str, Any]]:
+    """An update's writes, in order. A list of dicts is how one task writes a key more than once."""
+    if update is None:
+        return ()
+    if isinstance(update, dict):
+        return update.items()
+    return [pair for part in update for pair in part.items()]
+
+
+def planned(step: int, entries: Sequence[Any]) -> tuple[Task, ...]:
+    """The tasks that a barrier's `next` stands for."""
+    return tuple([_planned(f"{step}.{place}", entry) for place, entry in enumerate(entries)])
+
+
+def _planned(task_id: str, entry: Any) -> Task:
+    if isinstance(entry, str):
+        return Task(task_id, entry, (f"branch:to:{entry}",))
+    triggers = tuple(entry.get("triggers", ("__send__",)))
+    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING))
+
+
+def _in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:
+    """Finished tasks' updates in task order, so that the state does not depend on who was first."""
+    return [done[task.id] for task in tasks if task.id in done]
+
+
+# --- what a node returned ---------------------------------------------------------------------
+
+
+def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
+    """Split what a node returned into its update, checked and detached from the node's objects, and its targets."""
+    if output is None:
+        return None, []
+    if type(output) is dict:
+        return check_update(graph, f"Node {node!r}", output), []
+    updates: list[Mapping[str, Any]] = []
+    goto: Goto = []
+    parts = output if isinstance(output, list | tuple) else (output,)
+    if parts is output and not any(isinstance(part, Command) for part in parts):
+        raise _not_an_update(f"Node {node!r}", output)
+    for part in parts:
+        if isinstance(part, Command):
+            goto += _targets(part.goto)
+            part = part.update
+        if part is not None:
+            updates.append(_mapping(graph, f"Node {node!r}", part))
+    return _folded([check_update(graph, f"Node {node!r}", update) for update in updates]), goto
+
+
+def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[str, Any]:
+    """A detached copy of an update; raises InvalidUpdateError for a key that is none, or a value of the wrong type."""
+    for key in update:
+        if key not in graph.channels:
+            known = ", ".join(sorted(graph.channels))
+            raise InvalidUpdateError(
+                where=where,
+                problem=f"the update has the unknown key {key!r}",
+                fix=f"Add it to the state's schema or leave it out of the update. Known keys: {known}",
+            )
+        if key in graph.checks and graph.channels[key].reducer is None:
+            _check_value(graph, where, key, update[key])
+    return {key: detached(value) for key, value in update.items()}
+
+
+def _check_value(graph: Graph, where: str, key: str, value: Any) -> None:
+    try:
+        graph.checks[key](value)
+    except ValueError as error:
+        raise InvalidUpdateError(
+            where=where,
+            problem=f"the value for {key!r} does not fit the state's schema: {error}",
+            fix="Return a value of the type that the schema names.",
+        ) from error
+
+
+def _mapping(graph: Graph, where: str, value: Any) -> Mapping[str, Any]:
+    if isinstance(value, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+        value = dict(value)  # LangGraph takes pairs in Command(update=...)
+    update = as_mapping(value, graph.channels)
+    if update is None:
+        raise _not_an_update(where, value)
+    return update
+
+
+def _not_an_update(where: str, value: Any) -> InvalidUpdateError:
+    return InvalidUpdateError(
+        where=where,
+        problem=f"expected a dict of state keys, got {type(value).__name__}: {_short(value)}",
+        fix="Return a dict with the keys to change, None for no change, or a Command.",
+    )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _folded(updates: list[dict[str, Any]]) -> Update:
+    """One dict if no key is written twice, as LangGraph shows it; else all of them."""
+    if not updates:
+        return None
+    merged = {key: value for update in updates for key, value in update.items()}
+    return merged if len(merged) == sum(map(len, updates)) else updates
+
+
+# --- where to go ------------------------------------------------------------------------------
+
+
+def _targets(goto: Any) -> Goto:
+    return list(goto) if isinstance(goto, list | tuple) else [goto]
+
+
+def check_targets(graph: Graph, source: str, targets: Sequence[Any]) -> Goto:
+    """The targets that are to run; raises RoutingError for what is no node."""
+    for target in targets:
+        name = target.node if isinstance(target, Send) else target
+        if isinstance(target, Send) and name == END:
+            raise _no_target(graph, source, "a Send cannot go to END")
+        if name != END and (name not in graph.nodes or name == START):
+            raise _no_target(graph, source, f"there is no node {name!r}")
+    return [Send(t.node, detached(t.arg)) if isinstance(t, Send) else t for t in targets if t != END]
+
+
+def _no_target(graph: Graph, source: str, problem: str) -> RoutingError:
+    names = ", ".join(sorted(set(graph.nodes) - {START}))
+    return RoutingError(
+        node=source,
+        problem=problem,
+        fix=f"Go to one of: {names}; or to END. Nothing was recorded for this task.",
+    )
+
+
+def answer_of(graph: Graph, source: str, branch: Branch, answer: Any) -> Goto:
+    """What a router's answer means."""
+    if answer is None:
+        raise _no_target(graph, source, f"the router {branch.name!r} returned None")
+    answers = _targets(answer)
+    if branch.ends is None:
+        return check_targets(graph, source, answers)
+    targets = []
+    for item in answers:
+        if not isinstance(item, Send) and item not in branch.ends:
+            known = ", ".join(map(repr, branch.ends))
+            raise _no_target(graph, source, f"the router {branch.name!r} answered {item!r}, its path map has {known}")
+        targets.append(item if isinstance(item, Send) else branch.ends[item])
+    return check_targets(graph, source, targets)
+
+
+def router_state(graph: Graph, values: Values, update: Update) -> dict[str, Any]:
+    """The state as a router sees it: with its own node's update applied, and not its siblings'."""
+    if not update:
+        return values
+    state = dict(values)
+    for key, writes in _by_key([update]).items():
+        channel = graph.channels[key]
+        last = writes[-1]
+        state[key] = (
+            reduced(channel, state.get(key, MISSING), writes)
+            if channel.reducer is not None
+            else (last.value if isinstance(last, Overwrite) else last)
+        )
+    return state
+
+
+# --- what a row says --------------------------------------------------------------------------
+
+
+def _by_key(updates: Iterable[Update]) -> dict[str, list[Any]]:
+    writes: dict[str, list[Any]] = {}
+    for update in updates:
+        for key, value in pairs(update):
+            writes.setdefault(key, []).append(value)
+    return writes
+
+
+def reduce_into(graph: Graph, values: Values, updates: Iterable[Update], body: Body) -> None:
+    """Say in `body` how these updates combine with the values. Calls custom reducers."""
+    operations: dict[str, str] = {}
+    results: dict[str, Any] = {}
+    for key, writes in _by_key(updates).items():
+        channel = graph.channels.get(key)
+        if channel is None or channel.reducer is None:
+            continue  # a key that the schema has lost since keeps its last value
+        old = values.get(key, MISSING)
+        if replayable(channel, old, writes):
+            assert channel.operation is not None
+            operations[key] = channel.operation
+        else:
+            results[key] = _reduced(channel.name, channel, old, writes)
+    if operations:
+        body["apply"] = operations
+    if results:
+        body["results"] = results
+
+
+def _reduced(key: str, channel: Any, old: Any, writes: list[Any]) -> Any:
+    try:
+        return reduced(channel, old, writes)
+    except Exception as error:
+        raise InvalidUpdateError(
+            where=f"The reducer of {key!r}",
+            problem=f"it raised {type(error).__name__}: {error}",
+            fix="Correct the reducer or the update. Nothing was recorded for this task; it runs again on continuing",
+        ) from error
+
+
+def check_conflicts(graph: Graph, position: Position, task: Task, update: Update) -> None:
+    """A key without a reducer takes one write in a superstep."""
+    mine = _by_key([update])
+    for key, writes in mine.items():
+        if graph.channels[key].reducer is None and len(writes) > 1:
+            raise _conflict(key, task.node, task.node)
+    if len(position.tasks) == 1:
+        return
+    nodes = {other.id: other.node for other in position.tasks}
+    for other_id, other in position.done.items():
+        for key, _ in pairs(other):
+            if key in mine and key in graph.channels and graph.channels[key].reducer is None:
+                raise _conflict(key, task.node, nodes[other_id])
+
+
+def _conflict(key: str, node: str, other: str) -> InvalidUpdateError:
+    return InvalidUpdateError(
+        where=f"Node {node!r}",
+        problem=f"{key!r} is written twice in one superstep (the other write is by {other!r})",
+        fix=f"Give {key!r} a reducer, as in Annotated[list, operator.add], or let one node write it",
+    )
+
+
+def task_body(graph: Graph, position: Position, task: Task, update: Update, goto: Goto) -> Body:
+    """The body of a finished task's row: with the barrier's part if it is the last one of its superstep."""
+    check_conflicts(graph, position, task, update)
+    body: Body = {"update": update}
+    if goto:
+        body["goto"] = goto
+    if len(position.done) + 1 == len(position.tasks):
+        done = {**position.done, task.id: update}
+        gotos = {**position.gotos, task.id: goto}
+        reduce_into(graph, position.values, _in_order(position.tasks, done), body)
+        plan_into(graph, position, [(t.node, gotos.get(t.id, [])) for t in position.tasks], body)
+    return body
+
+
+def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Goto]], body: Body) -> None:
+    """Say in `body` what runs after these nodes: plain targets by name, then Sends in the order they were sent."""
+    triggers: dict[str, list[str]] = {}
+    sends: list[Send] = []
+    joins = {name: set(seen) for name, seen in position.joins.items()}
+    for name, goto in finished:
+        node = _node(graph, position, name)
+        for target in (*node.successors, *goto):
+            if isinstance(target, Send):
+                sends.append(target)
+            elif target != END:
+                _add(triggers, target, f"branch:to:{target}")
+        for join in node.joins:
+            joins.setdefault(join.name, set()).add(name)
+    waiting = _release_joins(graph, joins, triggers)
+    deferred = _hold_deferred(graph, position.deferred, triggers, bool(sends))
+    body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
+    body["next"] += [{"node": send.node, "arg": send.arg} for send in sends]
+    if waiting:
+        body["joins"] = waiting
+    if deferred:
+        body["deferred"] = deferred
+
+
+def _node(graph: Graph, position: Position, name: str) -> Node:
+    if name in graph.nodes:
+        return graph.nodes[name]
+    raise gone(position.thread_id, name, graph)
+
+
+def gone(thread_id: str, name: str, graph: Graph) -> ChangedGraphError:
+    return ChangedGraphError(
+        thread_id=thread_id,
+        problem=f"it needs the node {name!r}, which the graph {graph.name!r} does not have (any more)",
+        fix=f"Compile with that node again, or move the thread on with update_state(config, values, as_node=...). "
+        f"The graph has: {', '.join(sorted(set(graph.nodes) - {START}))}",
+    )
+
+
+def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
+    seen = triggers.setdefault(node, [])
+    if trigger not in seen:
+        seen.append(trigger)
+
+
+def _release_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Trigger the targets of complete joins; what the others have seen so far."""
+    if not seen:
+        return {}
+    joins = {join.name: join for node in graph.nodes.values() for join in node.joins}
+    waiting = {}
+    for name, sources in seen.items():
+        join = joins.get(name)
+        if join is None:
+            continue  # the drawing has lost this join: nothing waits for it
+        if sources >= join.sources:
+            _add(triggers, join.target, name)
+        else:
+            waiting[name] = sorted(sources)
+    return waiting
+
+
+def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, list[str]], sends: bool) -> list[str]:
+    """Take deferred nodes out of `triggers` while anything else is to run; put all back when nothing is."""
+    held = [name for name in triggers if name in graph.nodes and graph.nodes[name].defer]
+    if not held and not deferred:
+        return []
+    waiting = sorted({*deferred, *held})
+    for name in held:
+        del triggers[name]
+    if triggers or sends:
+        return waiting
+    for name in waiting:
+        triggers[name] = [f"branch:to:{name}"]
+    return []
+
+
+def _entry(name: str, triggers: list[str]) -> Any:
+    return name if triggers == [f"branch:to:{name}"] else {"node": name, "triggers": triggers}
+
+
+def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> Body:
+    """The body of an accepted input: it starts a new run on the thread's state, and what was pending is dropped."""
+    body: Body = {"update": update}
+    starts = {
+        name: channel.initial()
+        for name, channel in graph.channels.items()
+        if channel.initial is not None and name not in position.values
+    }
+    values = Values({**position.values, **starts}) if starts else position.values
+    if starts:
+        body["starts"] = starts
+    reduce_into(graph, values, [update], body)
+    _drop_into(position, body)
+    fresh = Position(position.thread_id)
+    plan_into(graph, fresh, [(START, goto)], body)
+    return body
+
+
+def update_body(graph: Graph, position: Position, update: Update, goto: Goto, as_node: str) -> Body:
+    """The body of `update_state`: as if `as_node` had returned this update, after the siblings that have finished."""
+    body: Body = {"update": update}
+    updates = [*_in_order(position.tasks, position.done), update]
+    reduce_into(graph, position.values, updates, body)
+    dropped = [task for task in position.pending if task.node != as_node]
+    if dropped:
+        body["dropped"] = [task.node for task in dropped]
+    finished = [(t.node, position.gotos.get(t.id, [])) for t in position.tasks if t.id in position.done]
+    if as_node == END:
+        body["next"] = []
+    else:
+        plan_into(graph, position, [*finished, (as_node, goto)], body)
+    return body
+
+
+def _drop_into(position: Position, body: Body) -> None:
+    if position.tasks or position.deferred:
+        body["dropped"] = [*[task.node for task in position.pending], *position.deferred]
+
+
+def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
+    """The update that a run's input stands for; raises InvalidUpdateError for what is none."""
+    update = as_mapping(value, graph.input.keys)
+    if update is None:
+        raise InvalidUpdateError(
+            where="The input",
+            problem=f"expected a dict of state keys, got {type(value).__name__}: {_short(value)}",
+            fix=f"Give a dict with keys of the input schema: {', '.join(graph.input.keys)}",
+        )
+    for key in update:
+        if key not in graph.input.channels:
+            raise InvalidUpdateError(
+                where="The input",
+                problem=f"it has the unknown key {key!r}",
+                fix=f"Leave it out or add it to the input schema. Known keys: {', '.join(graph.input.keys)}",
+            )
+    return check_update(graph, "The input", update)
+
+
+def accept_update(graph: Graph, value: Any) -> Update:
+    """The update that was given to update_state; raises InvalidUpdateError for what is none."""
+    if value is None:
+        return None
+    return check_update(graph, "update_state", _mapping(graph, "update_state", value))

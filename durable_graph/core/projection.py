@@ -1,0 +1,255 @@
+"""What each stream mode shows of what happened. Live streams and replays use the same functions.
+
+    mode          of a row                             of a task that begins    of a custom event
+    updates       {node: update}
+    values        the state, if it changed
+    custom                                                                      its data
+    tasks         the result or the error              the input
+    checkpoints   a barrier's state, as get_state
+    debug         tasks and checkpoints, in wrappers   the same
+    events        a StreamEvent
+
+Everything shown is a copy: what a consumer does to it changes nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.effects import Begun, Recorded, Shown
+from durable_graph.core.model import PregelTask, StateSnapshot, StreamEvent, Task
+from durable_graph.core.planner import Position, Update, pairs
+from durable_graph.errors import ArgumentError
+
+Emission = Recorded | Begun | Shown
+Chunk = tuple[str, Any]
+
+SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["source"]; else "loop"
+
+
+class View:
+    """How a thread is shown: which keys count as its output, and what a node's input is."""
+
+    def __init__(
+        self,
+        output: Sequence[str] | None = None,
+        inputs: Callable[[Task, Mapping[str, Any]], Any] | None = None,
+    ) -> None:
+        self._output = output  # None: all keys, for readers without the application's graph
+        self._inputs = inputs
+
+    def values(self, position: Position) -> dict[str, Any]:
+        values = position.values
+        keys = values if self._output is None else self._output
+        return {key: detached(values[key]) for key in keys if key in values}
+
+    def update(self, update: Update) -> Any:
+        """An update as events show it: only output keys, None where nothing was written."""
+        if isinstance(update, list):
+            return [self.update(part) for part in update]
+        if update is None:
+            return None
+        keep = self._output
+        return {k: detached(v) for k, v in update.items() if keep is None or k in keep} or None
+
+    def input(self, task: Task, position: Position) -> Any:
+        if task.arg is not MISSING:
+            return detached(task.arg)
+        if self._inputs is None:
+            return detached(dict(position.values))
+        return self._inputs(task, position.values)
+
+
+# --- snapshots --------------------------------------------------------------------------------
+
+
+def config_of(thread_id: str, step: int) -> dict[str, Any]:
+    """The config that names this step: give it to stream, get_state, fork ..."""
+    return {
+        "configurable": {
+            "thread_id": thread_id,
+            "checkpoint_ns": "",
+            "checkpoint_id": str(step),
+            "step": step,
+        }
+    }
+
+
+def metadata_of(position: Position) -> dict[str, Any]:
+    run = position.run
+    return {
+        "source": SOURCES.get(position.kind, "loop"),
+        "step": position.step,
+        "superstep": position.superstep,
+        "run_id": position.run_id,
+        "parents": {},
+        **detached(dict(run.get("metadata", {}))),
+        **({"tags": list(run["tags"])} if run.get("tags") else {}),
+    }
+
+
+def snapshot_of(view: View, position: Position) -> StateSnapshot:
+    parent = position.parent
+    return StateSnapshot(
+        view.values(position),
+        position.next,
+        config_of(position.thread_id, position.step),
+        metadata_of(position),
+        position.created_at,
+        config_of(*parent) if parent is not None else None,
+        tuple([_task_of(view, position, task) for task in position.tasks]),
+        (),
+    )
+
+
+def _task_of(view: View, position: Position, task: Task) -> PregelTask:
+    failure = position.errors.get(task.id)
+    error = f"{failure.type}: {failure.message}" if failure else None
+    result = view.update(position.done[task.id]) or {} if task.id in position.done else None
+    place = int(task.id.rpartition(".")[2])
+    return PregelTask(task.id, task.node, ("task", task.node, place), error, (), None, result)
+
+
+def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
+    return StateSnapshot({}, (), dict(config), None, None, None, (), ())
+
+
+# --- modes ------------------------------------------------------------------------------------
+
+
+def _updates(view: View, it: Emission) -> Iterator[Any]:
+    if isinstance(it, Recorded) and it.row.kind == "task":
+        yield {it.row.node: view.update(it.body.get("update"))}
+
+
+def _values(view: View, it: Emission) -> Iterator[Any]:
+    if isinstance(it, Recorded) and (it.changed or it.row.kind == "resume"):
+        yield view.values(it.position)
+
+
+def _custom(view: View, it: Emission) -> Iterator[Any]:
+    if isinstance(it, Shown):
+        yield detached(it.data)
+
+
+def _tasks(view: View, it: Emission) -> Iterator[Any]:
+    if isinstance(it, Begun):
+        for task in it.tasks:
+            yield {
+                "id": task.id,
+                "name": task.node,
+                "input": view.input(task, it.position),
+                "triggers": task.triggers,
+            }
+    elif isinstance(it, Recorded) and it.row.kind in ("task", "error"):
+        error = it.body.get("error")
+        yield {
+            "id": it.row.task,
+            "name": it.row.node,
+            "error": f"{error['type']}: {error['message']}" if error else None,
+            "result": _result(view, it.body.get("update")),
+            "interrupts": [],
+        }
+
+
+def _result(view: View, update: Update) -> dict[str, Any]:
+    """LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
+    writes: dict[str, list[Any]] = {}
+    for key, value in pairs(view.update(update)):
+        writes.setdefault(key, []).append(value)
+    return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
+
+
+def _checkpoints(view: View, it: Emission) -> Iterator[Any]:
+    if not isinstance(it, Recorded) or not it.barrier:
+        return
+    snapshot = snapshot_of(view, it.position)
+    yield {
+        "config": snapshot.config,
+        "parent_config": snapshot.parent_config,
+        "values": snapshot.values,
+        "metadata": snapshot.metadata,
+        "next": list(snapshot.next),
+        "tasks": [{"id": t.id, "name": t.name, "interrupts": (), "state": None} for t in snapshot.tasks],
+    }
+
+
+def _debug(view: View, it: Emission) -> Iterator[Any]:
+    if isinstance(it, Begun):
+        kind, at, superstep = "task", it.position.created_at, it.position.superstep + 1
+    elif isinstance(it, Recorded):
+        kind, at, superstep = "task_result", it.row.created_at, it.row.superstep
+    else:
+        return
+    payloads = [(kind, payload) for payload in _tasks(view, it)]
+    payloads += [("checkpoint", payload) for payload in _checkpoints(view, it)]
+    for kind, payload in payloads:
+        yield {"step": superstep, "timestamp": at, "type": kind, "payload": payload}
+
+
+def _events(view: View, it: Emission) -> Iterator[Any]:
+    if isinstance(it, Recorded):
+        yield event_of(view, it)
+
+
+def event_of(view: View, it: Recorded) -> StreamEvent:
+    row, position = it.row, it.position
+    metadata = metadata_of(position)
+    metadata.update(
+        step=row.step,
+        superstep=row.superstep,
+        run_id=row.run_id,
+        parent_step=row.parent_step,
+        task=row.task,
+        attempt=it.body.get("attempt", 1) if row.task else None,
+    )
+    if "error" in it.body:
+        metadata["error"] = dict(it.body["error"])
+    return StreamEvent(
+        row.thread_id,
+        row.step,
+        row.kind,
+        row.node,
+        view.update(it.body.get("update")),
+        view.values(position),
+        position.next,
+        metadata,
+        it.body.get("started"),
+        row.created_at,
+    )
+
+
+# in the order in which one row's chunks are shown
+MODES: dict[str, Callable[[View, Emission], Iterator[Any]]] = {
+    "custom": _custom,
+    "updates": _updates,
+    "tasks": _tasks,
+    "values": _values,
+    "checkpoints": _checkpoints,
+    "debug": _debug,
+    "events": _events,
+}
+
+ANNOUNCED = frozenset({"tasks", "debug"})  # modes that show tasks before they run
+
+
+def check_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
+    """The modes asked for, in the order in which a row's chunks come; raises ArgumentError for an unknown one."""
+    wanted = (modes,) if isinstance(modes, str) else tuple(modes)
+    for mode in wanted:
+        if mode not in MODES:
+            raise ArgumentError(
+                argument="stream_mode",
+                problem=f"there is no mode {mode!r}",
+                fix=f"Use one of {', '.join(sorted(MODES))}, or a list of them",
+            )
+    return tuple(mode for mode in MODES if mode in wanted)
+
+
+def project(view: View, modes: Sequence[str], it: Emission) -> Iterator[Chunk]:
+    """What these modes show of it, as (mode, chunk)."""
+    for mode in modes:
+        for chunk in MODES[mode](view, it):
+            yield mode, chunk

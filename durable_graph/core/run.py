@@ -1,0 +1,492 @@
+"""One run of a thread, as a generator of effects. This is the engine; everything else serves it.
+
+    begin       load the thread, accept the input (or continue), commit that as a row with the lease
+    superstep   start the pending tasks; as each finishes commit its row, then show it; the last row is the barrier
+    end         nothing pending, or the consumer has gone, or something failed: give the lease back
+
+The library's promise stands in `Run._commit`: save, and on the next line emit. It exists once.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from durable_graph.core.chain import NO_PARENT, row_hash
+from durable_graph.core.channels import detached
+from durable_graph.core.effects import (
+    Ask,
+    Begun,
+    Cancel,
+    Effect,
+    Emit,
+    Finished,
+    Job,
+    Next,
+    Now,
+    Recorded,
+    Save,
+    Sent,
+    Shown,
+    Start,
+)
+from durable_graph.core.history import Decoder, load, pack
+from durable_graph.core.job import Steps, run_entry, run_node
+from durable_graph.core.model import END, START, Graph, Task
+from durable_graph.core.planner import (
+    Body,
+    Goto,
+    Position,
+    Update,
+    accept_input,
+    accept_update,
+    gone,
+    input_body,
+    task_body,
+    update_body,
+)
+from durable_graph.core.runtime import Runtime
+from durable_graph.core.times import iso
+from durable_graph.errors import (
+    EmptyInputError,
+    FencedError,
+    GraphRecursionError,
+    InvalidUpdateError,
+    NodeCodeError,
+    StoreError,
+    ThreadBusyError,
+    ThreadExistsError,
+    ThreadNotFoundError,
+    UnstorableValueError,
+)
+from durable_graph.store import Claim, Row, Thread
+
+LEASE_SECONDS = 60.0
+SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
+
+Effects = Generator[Effect, Any, None]
+
+
+class Codec(Decoder, Protocol):
+    def encode(self, value: Any) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of stream, invoke or update_state: all that the caller chose, checked."""
+
+    thread_id: str
+    run_id: str
+    input: Any = None  # None: continue
+    step: int | None = None  # go on from this step instead of the newest
+    updates: bool = False  # this is update_state: `input` is the update, and nothing runs
+    as_node: str | None = None  # for update_state: the node that made it; None: the one that ran last
+    config: Mapping[str, Any] = field(default_factory=dict)  # as nodes see it
+    recorded: Mapping[str, Any] = field(default_factory=dict)  # of the config, what the run's first row keeps
+    context: Any = None
+    recursion_limit: int = 10_000
+    announce: bool = False  # somebody wants to see tasks begin
+    owner: str = ""  # of the lease
+    alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
+
+
+class Run:
+    """State of one run. `codec` None means: no rows, everything only in memory."""
+
+    def __init__(self, graph: Graph, codec: Codec | None, key: bytes | None, call: Call) -> None:
+        self.graph = graph
+        self.codec = codec
+        self.key = key
+        self.call = call
+        self.position = Position(call.thread_id)
+        self.epoch = 0
+        self.leased = False
+        self.stopped = False  # the consumer has gone
+        self.segment = [0, 0]  # rows and custom events of this run in this superstep
+
+    def steps(self) -> Effects:
+        """The whole run. Raises what a node raised, after its siblings have been recorded and the lease given back."""
+        try:
+            yield from self._begin()
+            yield from self._supersteps()
+        finally:
+            # never reached by closing the generator: a driver whose consumer has gone says so and goes on
+            yield from self._release()
+
+    # --- begin --------------------------------------------------------------------------------
+
+    def _begin(self) -> Effects:
+        now = yield Now()
+        thread = None
+        if self.codec is not None:
+            thread = yield from self._load(iso(now))
+        if self.call.updates:
+            kind, node = "update", self._updating_node()
+            body = yield from self._updated(node)
+        elif self.call.input is None:
+            self._check_continuable()
+            kind, node, body = "resume", None, Body()
+        else:
+            kind, node = "input", None
+            body = yield from self._accepted()
+        body["run"] = dict(self.call.recorded)
+        parent = self.position.step
+        if self.codec is not None:
+            self.position.step = self.position.tail  # after going back in time the row goes to the end of the log
+        recorded = self._record(kind, node, None, body, now, parent)
+        try:
+            yield from self._commit([recorded], self._claim(thread, now))
+        except FencedError:
+            yield from self._explain_fence(now)
+            raise
+
+    def _load(self, now: str) -> Generator[Effect, Any, Thread | None]:
+        call, codec = self.call, self.codec
+        assert codec is not None
+
+        thread: Thread | None = yield Ask(lambda store: store.thread(call.thread_id))
+        if thread is not None:
+            self._check_free(thread, now)
+            self.epoch = thread.epoch
+        position = yield Ask(lambda store: load(store, codec, call.thread_id, call.step))
+        if position is not None:
+            self.position = position
+        return thread
+
+    def _check_free(self, thread: Thread, now: str) -> None:
+        owner = thread.lease_owner
+        if owner and (thread.lease_expires_at or "") > now and self.call.alive(owner):
+            raise ThreadBusyError(thread_id=thread.thread_id, owner=owner, since=thread.lease_since)
+
+    def _check_continuable(self) -> None:
+        if self.position.tasks:
+            return
+        started = self.position.tail >= 0
+        raise EmptyInputError(
+            thread_id=self.call.thread_id,
+            problem="has finished: there is nothing to continue" if started else "does not exist yet",
+            fix="Give an input to start a new run on it, or read it with replay(config) or get_state(config)."
+            if started
+            else "Give an input to start it. If it should exist, check the thread_id and the database URL.",
+        )
+
+    def _accepted(self) -> Generator[Effect, Any, Body]:
+        update = accept_input(self.graph, self.call.input)
+        _, goto = yield from self._entry(START, update)
+        return input_body(self.graph, self.position, update, goto)
+
+    def _updated(self, node: str) -> Generator[Effect, Any, Body]:
+        update = accept_update(self.graph, self.call.input)
+        _, goto = yield from self._entry(node, update)
+        return update_body(self.graph, self.position, update, goto, node)
+
+    def _updating_node(self) -> str:
+        """Whose update this is: the node the caller names, or the one that ran last, if that is clear."""
+        node = self.call.as_node
+        if node is None:
+            last = set(self.position.last_nodes) or {START}
+            if len(last) > 1:
+                raise InvalidUpdateError(
+                    where=f"update_state on thread {self.call.thread_id!r}",
+                    problem=f"it is not clear which node it stands for, as several ran last: {', '.join(sorted(last))}",
+                    fix="Name one with as_node=...",
+                )
+            (node,) = last
+        if node != END and node not in self.graph.nodes:
+            raise InvalidUpdateError(
+                where=f"update_state on thread {self.call.thread_id!r}",
+                problem=f"there is no node {node!r}",
+                fix=f"Name one of: {', '.join(sorted(set(self.graph.nodes) - {START}))} as as_node",
+            )
+        return node
+
+    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, tuple[Update, Goto]]:
+        """Ask the routers after `node`, as a job of its own, since they are the user's code."""
+        if node == END or not self.graph.nodes[node].branches:
+            return update, []
+        job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
+        job.steps = run_entry(self.graph, self.position, node, update, self._runtime(job))
+        yield Start([job])
+        while True:
+            for item in (yield Next()):
+                if isinstance(item, Finished):
+                    if item.error is not None:
+                        raise item.error
+                    assert item.result is not None
+                    return item.result
+
+    def _claim(self, thread: Thread | None, now: float) -> Claim | None:
+        if self.codec is None:
+            return None
+        at = iso(now)
+        runs = self.position.tasks and not self.call.updates
+        values: dict[str, Any] = {
+            "graph": self.graph.name,
+            "fingerprint": self.graph.fingerprint,
+            "status": "running" if runs else _status(self.position),
+            "epoch": self.epoch,
+            "lease_owner": self.call.owner if runs else None,
+            "lease_since": at if runs else None,
+            "lease_expires_at": iso(now + LEASE_SECONDS) if runs else None,
+            "updated_at": at,
+        }
+        if thread is None:
+            values.update(parent_thread_id=None, parent_step=None, created_at=at, metadata=b"{}")
+        return Claim(None if thread is None else thread.epoch, values)
+
+    def _explain_fence(self, now: float) -> Effects:
+        """Somebody else was quicker between our look and our claim: say who."""
+        thread = yield Ask(lambda store: store.thread(self.call.thread_id))
+        if thread is not None:
+            self._check_free(thread, iso(now))
+            raise ThreadBusyError(
+                thread_id=self.call.thread_id,
+                owner=thread.lease_owner or "another run",
+                since=thread.updated_at,
+            )
+
+    # --- supersteps ---------------------------------------------------------------------------
+
+    def _supersteps(self) -> Effects:
+        if self.call.updates:
+            return
+        for _ in range(self.call.recursion_limit):
+            if self.stopped or not self.position.tasks:
+                return
+            yield from self._superstep()
+        if self.position.tasks and not self.stopped:
+            raise GraphRecursionError(
+                thread_id=self.call.thread_id,
+                limit=self.call.recursion_limit,
+                step=self.position.step,
+                next=", ".join(self.position.next),
+            )
+
+    def _superstep(self) -> Effects:
+        tasks = self.position.pending
+        for task in tasks:
+            if task.node not in self.graph.nodes:
+                raise gone(self.call.thread_id, task.node, self.graph)
+        self.segment = [0, 0]
+        if self.call.announce and (yield Emit(Begun(self.position, tasks))):
+            self.stopped = True
+            return
+        yield Start([self._job(task) for task in tasks])
+        failures = yield from self._collect(len(tasks))
+        if failures:
+            raise _first(failures)
+
+    def _collect(self, running: int) -> Generator[Effect, Any, list[BaseException]]:
+        """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has not
+        begun is taken back, and what has begun is waited for: its work is not lost."""
+        failures: list[BaseException] = []
+        winding_down = False
+        while running:
+            batch: list[Recorded] = []
+            try:
+                items = yield Next()
+            except BaseException as interrupt:  # Ctrl-C or a cancelled asyncio task, while we wait
+                if winding_down:
+                    raise  # asked twice: do not wait any more
+                failures.append(interrupt)
+                items = ()
+            for item in items:
+                if type(item) is Sent:
+                    yield from self._show(item)
+                    continue
+                running -= 1
+                if batch:  # shown as of its own row, not of the last one of its batch
+                    batch[-1] = batch[-1]._replace(position=self.position.frozen())
+                recorded = self._outcome(item, failures)
+                batch += [recorded] if recorded else []
+            if batch:
+                yield from self._commit(batch)
+            if (failures or self.stopped) and not winding_down:
+                winding_down = True
+                running -= len((yield Cancel()))
+        return failures
+
+    def _job(self, task: Task) -> Job:
+        job = Job(task, self.position.attempts.get(task.id, 0) + 1)
+        job.steps = self._steps_of(job)
+        return job
+
+    def _steps_of(self, job: Job) -> Steps:
+        return run_node(self.graph, self.position, job, self._runtime(job))
+
+    def _runtime(self, job: Job) -> Runtime[Any]:
+        def write(data: Any) -> None:
+            if self.codec is not None:
+                self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
+            job.send(detached(data))
+
+        call = self.call
+        return Runtime(call.context, write, call.thread_id, self.position.step, job.task.id, job.attempt, call.config)
+
+    def _show(self, sent: Sent) -> Effects:
+        rows, number = self.segment
+        sent.job.custom.append([rows, number, sent.data])
+        self.segment[1] += 1
+        if (yield Emit(Shown(self.position, sent.job.task, sent.data))):
+            self.stopped = True
+
+    def _outcome(self, item: Finished, failures: list[BaseException]) -> Recorded | None:
+        """The row of a task that has ended: its result, or if it failed, its error."""
+        error = item.error
+        if error is None:
+            try:
+                return self._result(item)
+            except (NodeCodeError, RecursionError) as refused:
+                error = refused
+        failures.append(error)
+        if not isinstance(error, Exception):
+            return None  # KeyboardInterrupt, SystemExit: not the task's failure
+        error.add_note(f"in node {item.job.task.node!r} of thread {self.call.thread_id!r}")
+        failure = {
+            "type": f"{type(error).__module__}.{type(error).__qualname__}",
+            "message": str(error)[:10_000],
+            "traceback": "".join(traceback.format_exception(error))[-10_000:],
+        }
+        return self._ended("error", item, {"error": failure})
+
+    def _result(self, item: Finished) -> Recorded:
+        assert item.result is not None
+        update, goto = item.result
+        return self._ended("task", item, task_body(self.graph, self.position, item.job.task, update, goto))
+
+    def _ended(self, kind: str, item: Finished, body: Body) -> Recorded:
+        job = item.job
+        if job.custom:
+            body["custom"] = job.custom
+        if job.attempt > 1 or kind == "error":
+            body["attempt"] = job.attempt
+        body["started"] = iso(item.started)
+        recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
+        self.segment[0] += 1
+        return recorded
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def _record(self, kind: str, node: str | None, task: str | None, body: Body, at: float, parent: int) -> Recorded:
+        """Make the row and add it to the position. It is nobody's business before `_commit` has saved it."""
+        position = self.position
+        row = self._row(kind, node, task, body, iso(at), parent if parent >= 0 else None)
+        changed = position.apply(row, body)
+        return Recorded(position, row, body, changed, "next" in body)
+
+    def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
+        position, call = self.position, self.call
+        step, superstep = position.step + 1, position.superstep + 1
+        if kind in ("input", "resume", "update"):
+            self.epoch += 1
+        columns = (
+            call.thread_id, step, parent, kind, superstep, node, task, call.run_id, self.epoch, at
+        )  # fmt: skip
+        if self.codec is None:
+            return Row(*columns[:9], b"", at, b"")
+        data = self._encode(body, node)
+        return Row(*columns[:9], data, at, row_hash(position.hash or NO_PARENT, columns, data, self.key))
+
+    def _encode(self, body: Body, node: str | None) -> bytes:
+        assert self.codec is not None
+        try:
+            return self.codec.encode(body)
+        except UnstorableValueError as error:
+            error.add_note(f"in the row of node {node!r}" if node else "in the input")
+            raise
+
+    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None) -> Effects:
+        """Save these rows, then show them."""
+        if self.codec is not None:
+            claim = claim or self._closing(batch[-1])
+            if claim is not None:
+                self.leased = claim.values["lease_owner"] is not None
+            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]))
+        for recorded in batch:
+            if (yield Emit(recorded)):
+                self.stopped = True
+
+    def _closing(self, last: Recorded) -> Claim | None:
+        """The thread's last row gives its lease back in the same transaction."""
+        if self.position.tasks or not last.barrier:
+            return None
+        return self._giving_back(last.row.created_at)
+
+    def _giving_back(self, at: str) -> Claim:
+        values = {
+            "status": _status(self.position),
+            "lease_owner": None,
+            "lease_since": None,
+            "lease_expires_at": None,
+            "updated_at": at,
+        }
+        return Claim(self.epoch, values)
+
+    def _snapshot(self, last: Recorded) -> bytes | None:
+        """A snapshot, when the rows since the last one have grown as large as it: their sum stays in proportion."""
+        position = self.position
+        if position.loose < max(SNAPSHOT_BYTES, position.packed) or not last.barrier:
+            return None
+        assert self.codec is not None
+        data = self.codec.encode(pack(position))
+        position.loose, position.packed = 0, len(data)
+        return data
+
+    # --- end ----------------------------------------------------------------------------------
+
+    def _release(self) -> Effects:
+        if not self.leased:
+            return
+        self.leased = False
+        now = yield Now()
+        claim = self._giving_back(iso(now))
+        with suppress(StoreError):  # the lease runs out by itself; what brought us here matters more
+            yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
+
+
+def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:
+    """Make the thread `call.thread_id`, whose first row points at a step of the thread `origin`."""
+    now = yield Now()
+    position = yield Ask(lambda store: load(store, codec, origin, call.step))
+    if position is None:
+        name = yield Ask(lambda store: store.name)
+        raise ThreadNotFoundError(thread_id=origin, store=name)
+    at, step = iso(now), position.step
+    body = {"parent": [origin, step], "run": {**call.recorded}}
+    data = codec.encode(body)
+    columns = (call.thread_id, 0, step, "fork", position.superstep + 1, None, None, call.run_id, 1, at)
+    row = Row(*columns[:9], data, at, row_hash(position.hash, columns, data, key))
+    values = {
+        "graph": graph.name,
+        "fingerprint": graph.fingerprint,
+        "status": "pending" if position.tasks else "finished",
+        "epoch": 1,
+        "parent_thread_id": origin,
+        "parent_step": step,
+        "lease_owner": None,
+        "lease_since": None,
+        "lease_expires_at": None,
+        "created_at": at,
+        "updated_at": at,
+        "metadata": b"{}",
+    }
+    try:
+        yield Save([row], Claim(None, values))
+    except FencedError as error:
+        raise ThreadExistsError(thread_id=call.thread_id) from error
+
+
+def _status(position: Position) -> str:
+    if position.errors:
+        return "failed"
+    return "pending" if position.tasks else "finished"
+
+
+def _first(failures: list[BaseException]) -> BaseException:
+    first, *others = failures
+    for other in others:
+        first.add_note(f"another task of the superstep failed too: {type(other).__name__}: {other}")
+    return first

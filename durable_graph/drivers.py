@@ -1,0 +1,465 @@
+"""The only file that knows sync from async: two drivers that perform a run's effects.
+
+                 drive (sync)                             adrive (asyncio)
+    one task     in the caller's thread                   awaited in the caller's task
+    several      in a pool of threads                     as asyncio tasks; sync nodes in a pool
+    the store    called from the caller's thread          from a thread of its own
+    to wait      on a queue                               on an event
+
+Both stop in the same way: a consumer that has gone (break, close, an exception) is the answer to `Emit`; the run
+then winds down by itself. Nothing that was begun here outlives the driver: its `finally` waits for every thread
+and task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Invoke, Job, Next, Now, Save, Sent, Start
+from durable_graph.core.job import Steps
+from durable_graph.core.projection import Emission
+from durable_graph.core.run import Effects
+from durable_graph.errors import CallError
+from durable_graph.store import Store
+
+T = TypeVar("T")
+Show = Callable[[Emission], Iterable[Any]]
+WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
+
+clock: Callable[[], float] = time.time  # the one "now"; a test may set it
+
+
+# --- sync -------------------------------------------------------------------------------------
+
+
+def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers: int | None) -> Iterator[Any]:
+    """Run the effects, yielding what `show` makes of each emission.
+
+    `live`: custom events are wanted, so even a single task runs beside us, lest they wait for its end.
+    """
+    tasks = _Threads(live, workers)
+    answer: Any = None
+    failure: BaseException | None = None
+    thrown: BaseException | None = None  # by the consumer
+    try:
+        while True:
+            try:
+                effect = effects.send(answer) if failure is None else effects.throw(failure)
+            except StopIteration:
+                break
+            answer = failure = None
+            try:
+                if isinstance(effect, Emit):
+                    answer = thrown is not None
+                    if not answer:
+                        try:
+                            yield from show(effect.what)
+                        except BaseException as error:
+                            thrown, answer = error, True
+                elif isinstance(effect, Next):
+                    answer = tasks.next()
+                elif isinstance(effect, Save):
+                    _append(store, effect)
+                elif isinstance(effect, Start):
+                    tasks.start(effect.jobs)
+                elif isinstance(effect, Now):
+                    answer = clock()
+                elif isinstance(effect, Ask):
+                    answer = _ask(store, effect)
+                elif isinstance(effect, Cancel):
+                    answer = tasks.cancel()
+            except BaseException as error:
+                failure = error
+    finally:
+        tasks.close()
+    if thrown is not None and not isinstance(thrown, GeneratorExit):
+        raise thrown
+
+
+class _Threads:
+    """Jobs of a superstep: a single one in the caller's thread, several side by side."""
+
+    def __init__(self, live: bool, workers: int | None) -> None:
+        self._live = live
+        self._workers = workers
+        self._pool: Executor | None = None
+        self._alone: Job | None = None
+        self._futures: dict[Future[None], Job] = {}
+        # One place: who sends custom events faster than the consumer takes them has to wait.
+        self._arrived: queue.Queue[Sent | Finished] = queue.Queue(maxsize=1)
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        self._futures = {}  # of this superstep only
+        if len(jobs) == 1 and not self._live:
+            self._alone = jobs[0]
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
+        for job in jobs:
+            job.send = partial(self._sent, job)
+            context = contextvars.copy_context()
+            self._futures[self._pool.submit(context.run, self._work, job)] = job
+
+    def _sent(self, job: Job, data: Any) -> None:
+        self._arrived.put(Sent(job, data))
+
+    def _work(self, job: Job) -> None:
+        self._arrived.put(run_job(job))
+
+    def next(self) -> list[Sent | Finished]:
+        if self._alone is not None:
+            return self._run_alone(self._alone)
+        items = [self._arrived.get()]
+        while not self._arrived.empty():
+            items.append(self._arrived.get())
+        return items
+
+    def _run_alone(self, job: Job) -> list[Sent | Finished]:
+        self._alone = None
+        sent: list[Sent | Finished] = []
+        job.send = lambda data: sent.append(Sent(job, data))
+        finished = run_job(job)
+        return [*sent, finished]
+
+    def cancel(self) -> list[Job]:
+        return [job for future, job in self._futures.items() if future.cancel()]
+
+    def close(self) -> None:
+        if self._pool is None:
+            return
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while not all(future.done() for future in self._futures):
+            with contextlib.suppress(queue.Empty):  # let go of those who wait for a place
+                self._arrived.get(timeout=0.01)
+        self._pool.shutdown()
+
+
+def run_job(job: Job) -> Finished:
+    started = clock()
+    try:
+        result = _run_steps(job.steps)
+    except BaseException as error:
+        return Finished(job, None, error, started, clock())
+    return Finished(job, result, None, started, clock())
+
+
+def _run_steps(steps: Steps) -> Any:
+    try:
+        invoke = next(steps)
+        while True:
+            try:
+                answer = invoke.call(*invoke.args, **invoke.kwargs)
+                if inspect.iscoroutine(answer):
+                    answer.close()
+                    raise _is_async(invoke)
+            except BaseException as error:
+                invoke = steps.throw(error)
+            else:
+                invoke = steps.send(answer)
+    except StopIteration as done:
+        return done.value
+
+
+def _is_async(invoke: Invoke) -> CallError:
+    name = getattr(invoke.call, "__qualname__", repr(invoke.call))
+    return CallError(
+        problem=f"{name} is async and cannot run in a sync call",
+        fix="Use astream, ainvoke or abatch, or make it a plain function.",
+    )
+
+
+# --- asyncio ----------------------------------------------------------------------------------
+
+
+async def adrive(
+    effects: Effects, store: Store | None, show: Show, live: bool, workers: int | None
+) -> AsyncGenerator[Any, None]:
+    """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
+    tasks = _Tasks(live, workers)
+    keeper = Offload()  # the store's thread
+    answer: Any = None
+    failure: BaseException | None = None
+    thrown: BaseException | None = None
+    try:
+        while True:
+            try:
+                effect = effects.send(answer) if failure is None else effects.throw(failure)
+            except StopIteration:
+                break
+            answer = failure = None
+            try:
+                if isinstance(effect, Emit):
+                    answer = thrown is not None
+                    if not answer:
+                        try:
+                            for chunk in show(effect.what):
+                                yield chunk
+                        except BaseException as error:
+                            thrown, answer = error, True
+                elif isinstance(effect, Next):
+                    answer = await tasks.next()
+                elif isinstance(effect, Save):
+                    await keeper.run(partial(_append, store, effect))
+                elif isinstance(effect, Start):
+                    tasks.start(effect.jobs)
+                elif isinstance(effect, Now):
+                    answer = clock()
+                elif isinstance(effect, Ask):
+                    answer = await keeper.run(partial(_ask, store, effect))
+                elif isinstance(effect, Cancel):
+                    answer = tasks.cancel()
+            except BaseException as error:
+                failure = error
+    finally:
+        await tasks.close()
+        keeper.close()
+    if thrown is not None and not isinstance(thrown, GeneratorExit):
+        raise thrown
+
+
+def _append(store: Store | None, save: Save) -> None:
+    assert store is not None
+    store.append(save.rows, claim=save.claim, snapshot=save.snapshot)
+
+
+def _ask(store: Store | None, ask: Ask) -> Any:
+    assert store is not None
+    return ask.call(store)
+
+
+class Offload:
+    """One thread for blocking calls of one asyncio task, started when first needed."""
+
+    def __init__(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def run(self, call: Callable[[], T]) -> T:
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, "durable_graph_store")
+        return await _settled(asyncio.get_running_loop().run_in_executor(self._pool, call))
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+async def _settled(future: asyncio.Future[T]) -> T:
+    """Await what cannot be stopped: when we are cancelled, first see it through."""
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        while not future.done():
+            try:
+                await asyncio.wait([future])
+            except asyncio.CancelledError:
+                continue  # asked again: the thread still runs
+        raise
+
+
+class _Tasks:
+    """Jobs of a superstep under asyncio."""
+
+    def __init__(self, live: bool, workers: int | None) -> None:
+        self._live = live
+        self._workers = workers
+        self._gate = asyncio.Semaphore(workers) if workers else None
+        self._pool: ThreadPoolExecutor | None = None
+        self._alone: Job | None = None
+        self._alone_runs = False  # nobody takes custom events before it ends
+        self._running: dict[asyncio.Task[None], Job] = {}
+        self._begun: set[Job] = set()
+        self._items: deque[Sent | Finished] = deque()
+        self._arrived = asyncio.Event()
+        self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
+        self._closed = False
+        self._cancelled = False  # while a sync node ran alone
+
+    def start(self, jobs: Iterable[Job]) -> None:
+        jobs = list(jobs)
+        self._running, self._begun = {}, set()  # of this superstep only
+        if len(jobs) == 1 and not self._live:
+            self._alone = jobs[0]
+            return
+        for job in jobs:
+            self._running[asyncio.create_task(self._work(job))] = job
+
+    async def _work(self, job: Job) -> None:
+        if self._gate is None:
+            await self._run(job)
+            return
+        async with self._gate:
+            await self._run(job)
+
+    async def _run(self, job: Job) -> None:
+        self._begun.add(job)
+        loop = asyncio.get_running_loop()
+        job.send = lambda data: self._send(loop, Sent(job, data))
+        started = clock()
+        try:
+            result = await self._steps(job.steps)
+        except BaseException as error:
+            item = Finished(job, None, error, started, clock())
+        else:
+            item = Finished(job, result, None, started, clock())
+        self._put(item)
+
+    async def _steps(self, steps: Steps) -> Any:
+        try:
+            invoke = next(steps)
+            while True:
+                try:
+                    answer = await self._call(invoke)
+                except BaseException as error:
+                    invoke = steps.throw(error)
+                else:
+                    invoke = steps.send(answer)
+        except StopIteration as done:
+            return done.value
+
+    async def _call(self, invoke: Invoke) -> Any:
+        call = invoke.call
+        if _is_coroutine(call):
+            return await call(*invoke.args, **invoke.kwargs)
+        context = contextvars.copy_context()
+        answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs))
+        return await answer if inspect.isawaitable(answer) else answer
+
+    async def _in_thread(self, call: Callable[[], Any]) -> Any:
+        """A sync function cannot be stopped. When we are cancelled it ends first, and its result counts."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
+        future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
+        try:
+            return await _settled(future)
+        except asyncio.CancelledError:
+            if not future.done() or future.cancelled():
+                raise
+            self._cancelled = self._alone_runs
+            return future.result()
+
+    def _send(self, loop: asyncio.AbstractEventLoop, item: Sent) -> None:
+        if _runs_here(loop):
+            self._put(item)  # an async node cannot be made to wait from inside its own loop
+            return
+        taken = threading.Event()
+        loop.call_soon_threadsafe(self._put, item, taken)
+        taken.wait()
+
+    def _put(self, item: Sent | Finished, taken: threading.Event | None = None) -> None:
+        self._items.append(item)
+        self._arrived.set()
+        if taken is not None:
+            self._taken.append(taken)
+            if self._closed or self._alone_runs:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        for taken in self._taken:
+            taken.set()
+        self._taken.clear()
+
+    async def next(self) -> list[Sent | Finished]:
+        if self._alone is not None:
+            await self._run_alone(self._alone)
+        elif not self._items:
+            await self._wait()
+        items = [*self._items]
+        self._items.clear()
+        self._arrived.clear()
+        self._let_go()
+        return items
+
+    async def _run_alone(self, job: Job) -> None:
+        self._alone, self._alone_runs = None, True
+        await self._run(job)
+        self._alone_runs = False
+        if self._cancelled:
+            self._cancelled = False
+            raise asyncio.CancelledError  # its result waits for the next call
+
+    async def _wait(self) -> None:
+        try:
+            await self._arrived.wait()
+        except asyncio.CancelledError:
+            for task in self._running:
+                task.cancel()
+            raise
+
+    def cancel(self) -> list[Job]:
+        waiting = {task: job for task, job in self._running.items() if job not in self._begun}
+        for task in waiting:
+            task.cancel()
+        return list(waiting.values())
+
+    async def close(self) -> None:
+        self._closed = True
+        self._let_go()
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def _is_coroutine(call: Callable[..., Any]) -> bool:
+    """Also of an object whose `__call__` is async."""
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _no_stop_iteration(call: Callable[[], Any]) -> Any:
+    try:
+        return call()
+    except StopIteration as error:  # a future cannot carry it
+        raise RuntimeError("a node raised StopIteration") from error
+
+
+async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncIterator[T]:
+    """Iterate over something that blocks, in a thread of its own, a batch at a time."""
+    keeper = Offload()
+    try:
+        while items := await keeper.run(lambda: _take(iterator, batch)):
+            for item in items:
+                yield item
+    finally:
+        close = getattr(iterator, "close", None)
+        if close is not None:
+            await keeper.run(close)
+        keeper.close()
+
+
+def _take(iterator: Iterator[T], number: int) -> list[T]:
+    items: list[T] = []
+    for item in iterator:
+        items.append(item)
+        if len(items) == number:
+            break
+    return items
+
+
+async def in_thread(call: Callable[[], T]) -> T:
+    """One blocking call, for asyncio."""
+    keeper = Offload()
+    try:
+        return await keeper.run(call)
+    finally:
+        keeper.close()

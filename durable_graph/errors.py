@@ -1,0 +1,153 @@
+"""Every error of the library, as one tree.
+
+The first split is who has to act; each message says what happened, where, and what to do next.
+
+    DurableGraphError
+    ├── DrawingError (ValueError)            whoever drew the graph
+    ├── NodeCodeError                            whoever wrote the node, reducer or router
+    │   ├── InvalidUpdateError
+    │   ├── UnstorableValueError (TypeError)
+    │   └── RoutingError
+    ├── CallError                            whoever called the graph
+    │   ├── ArgumentError (ValueError)
+    │   ├── EmptyInputError
+    │   ├── GraphRecursionError (RecursionError)
+    │   ├── ThreadNotFoundError (LookupError)
+    │   ├── CheckpointNotFoundError (LookupError)
+    │   ├── ThreadExistsError
+    │   └── ThreadBusyError
+    ├── ChangedGraphError                    whoever changed the code under a running thread
+    └── StoreError                           whoever runs the database
+        ├── StoreUnavailableError
+        ├── SchemaError
+        ├── FencedError
+        └── CorruptCheckpointError
+
+The docstring of an error is its message: `{fields}` are the keyword arguments it is raised with, and
+stay readable as attributes of the exception (`error.thread_id`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+
+class DurableGraphError(Exception):
+    """{message}"""
+
+    def __init__(self, message: str | None = None, /, **facts: Any) -> None:
+        self.facts = facts
+        self.__dict__.update(facts)
+        super().__init__(message or self._from_docstring(facts))
+
+    def _from_docstring(self, facts: dict[str, Any]) -> str:
+        text = inspect.cleandoc(type(self).__doc__ or "")  # empty under `python -OO`
+        if not text:
+            return f"{type(self).__name__}: {facts}"
+        return " ".join(text.format(**facts).split())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args[0], self.facts)
+
+
+def _rebuild(kind: type[DurableGraphError], message: str, facts: dict[str, Any]) -> Exception:
+    return kind(message, **facts)  # keeps the facts when an error crosses a process boundary
+
+
+# --- whoever drew the graph -------------------------------------------------------------------
+
+
+class DrawingError(DurableGraphError, ValueError):
+    """The graph cannot be compiled: {problem}. {fix}"""
+
+
+# --- whoever wrote the node -------------------------------------------------------------------
+
+
+class NodeCodeError(DurableGraphError):
+    """Node {node!r} of thread {thread_id!r}: {problem}. {fix}"""
+
+
+class InvalidUpdateError(NodeCodeError):
+    """{where}: {problem}. {fix}"""
+
+
+class UnstorableValueError(NodeCodeError, TypeError):
+    """{path} holds a {type}, which cannot be stored faithfully: {problem}. {fix}"""
+
+
+class RoutingError(NodeCodeError):
+    """Routing after node {node!r}: {problem}. {fix}"""
+
+
+# --- whoever called the graph -----------------------------------------------------------------
+
+
+class CallError(DurableGraphError):
+    """{problem}. {fix}"""
+
+
+class ArgumentError(CallError, ValueError):
+    """{argument}: {problem}. {fix}"""
+
+
+class EmptyInputError(CallError):
+    """Thread {thread_id!r} {problem}. {fix}"""
+
+
+class GraphRecursionError(CallError, RecursionError):
+    """Thread {thread_id!r} did not end within recursion_limit={limit} supersteps (it stands at
+    step {step}, next: {next}). Nothing is lost: continue it with stream(None, config), with a
+    higher config["recursion_limit"] if the loop is meant to be that long."""
+
+
+class ThreadNotFoundError(CallError, LookupError):
+    """There is no thread {thread_id!r} in {store}. Check the id and the database URL, or start the
+    thread by giving an input."""
+
+
+class CheckpointNotFoundError(CallError, LookupError):
+    """Thread {thread_id!r} has no step {step!r}; {have}. Name one of its steps as
+    config["configurable"]["step"], or none for the newest."""
+
+
+class ThreadExistsError(CallError):
+    """There already is a thread {thread_id!r}. Choose another id: a fork never overwrites."""
+
+
+class ThreadBusyError(CallError):
+    """Thread {thread_id!r} is being run by {owner} since {since}. Wait until it is done (or follow it
+    with graph.follow(config)), or stop that runner; a thread has one writer at a time."""
+
+
+# --- whoever changed the code under a running thread ------------------------------------------
+
+
+class ChangedGraphError(DurableGraphError):
+    """Thread {thread_id!r} cannot be continued by this graph: {problem}. {fix}"""
+
+
+# --- whoever runs the database ----------------------------------------------------------------
+
+
+class StoreError(DurableGraphError):
+    """{store}: {problem}. {fix}"""
+
+
+class StoreUnavailableError(StoreError):
+    """{store} cannot be used: {problem}. {fix}"""
+
+
+class SchemaError(StoreError):
+    """{store}: {problem}. {fix}"""
+
+
+class FencedError(StoreError):
+    """Step {step} of thread {thread_id!r} was not written: another runner has taken over the thread
+    (this one had epoch {epoch}). Nothing was lost; read on with graph.replay(config)."""
+
+
+class CorruptCheckpointError(StoreError):
+    """Step {step} of thread {thread_id!r} cannot be read: {problem}. Run graph.verify(config) to see what
+    was altered, and restore that row from a backup."""

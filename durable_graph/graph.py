@@ -1,0 +1,357 @@
+"""Drawing a graph: nodes, edges, and `compile()`, which checks the drawing and freezes it."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from durable_graph.codec import Codec, storable_types
+from durable_graph.compiled import CompiledGraph
+from durable_graph.core.channels import Channel
+from durable_graph.core.model import END, START, Branch, Command, Graph, Join, Node, Send
+from durable_graph.core.schema import Schema, field_checks, read_schema, wanted_arguments
+from durable_graph.errors import DrawingError
+from durable_graph.log import open_store
+from durable_graph.store import Store
+
+StateT = TypeVar("StateT")
+PathMap = Mapping[Hashable, str] | Sequence[str]
+
+
+class StateGraph(Generic[StateT]):
+    """A graph of functions over a shared state, as in LangGraph.
+
+    `state_schema` is a TypedDict, a dataclass or a pydantic model. Each of its fields is a channel; a field annotated
+    `Annotated[type, reducer]` combines writes with that reducer, any other keeps the last one. Drawing
+    changes nothing but this object and needs no database.
+    """
+
+    def __init__(
+        self,
+        state_schema: type[StateT],
+        context_schema: type[Any] | None = None,
+        *,
+        input_schema: type[Any] | None = None,
+        output_schema: type[Any] | None = None,
+    ) -> None:
+        self.state_schema = state_schema
+        self.context_schema = context_schema
+        self.input_schema = input_schema or state_schema
+        self.output_schema = output_schema or state_schema
+        self.nodes: dict[str, Node] = {}
+        self.edges: set[tuple[str, str]] = set()
+        self.waiting_edges: set[tuple[tuple[str, ...], str]] = set()
+        self.branches: defaultdict[str, dict[str, Branch]] = defaultdict(dict)
+        self.channels: dict[str, Channel] = {}
+        self._schemas: dict[Any, Schema] = {}
+        for schema in (state_schema, self.input_schema, self.output_schema):
+            self._schema(schema)
+
+    def _schema(self, schema: Any) -> Schema:
+        """Read a schema once and take its channels over. A channel may have one reducer only."""
+        if schema in self._schemas:
+            return self._schemas[schema]
+        read = self._schemas[schema] = read_schema(schema)
+        for name, channel in read.channels.items():
+            known = self.channels.get(name)
+            reducers = {known.reducer if known else None, channel.reducer} - {None}
+            if len(reducers) > 1:
+                raise DrawingError(
+                    problem=f"the key {name!r} has two reducers: {', '.join(map(repr, reducers))}",
+                    fix="Give it the same reducer in every schema, or name it differently in one of them.",
+                )
+            if known is None or known.reducer is None:
+                self.channels[name] = channel
+        return read
+
+    # --- drawing ------------------------------------------------------------------------------
+
+    def add_node(
+        self,
+        node: str | Callable[..., Any],
+        action: Callable[..., Any] | None = None,
+        *,
+        defer: bool = False,
+        metadata: Mapping[str, Any] | None = None,
+        input_schema: type[Any] | None = None,
+        destinations: Mapping[str, str] | Sequence[str] | None = None,
+    ) -> Self:
+        """Add a function as a node.
+
+        node: its name, or the function itself, which is then named after it.
+        action: the function, sync or async. It takes the state, and if it has parameters of these names also
+            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command.
+        defer: run it only when nothing else is left to run.
+        metadata: remarks, for the picture.
+        input_schema: what it receives, if not the state; by default the annotation of its first parameter.
+        destinations: where a Command of it may lead, for the picture; by default what its return annotation names.
+
+        Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
+        """
+        name, call = _named(node, action)
+        if name in self.nodes:
+            raise DrawingError(problem=f"there already is a node {name!r}", fix="Give this one another name.")
+        if name in (START, END):
+            raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
+        schema, ends = _annotations(call)
+        self.nodes[name] = Node(
+            name,
+            call,
+            self._schema(input_schema or schema or self.state_schema),
+            wanted_arguments(call),
+            defer=defer,
+            destinations=_labels(destinations) if destinations is not None else dict.fromkeys(ends),
+            metadata=dict(metadata or {}),
+        )
+        return self
+
+    def add_edge(self, start_key: str | Sequence[str], end_key: str) -> Self:
+        """After `start_key` runs `end_key`. Of a list of starts all must have run, in whichever supersteps."""
+        starts = (start_key,) if isinstance(start_key, str) else tuple(start_key)
+        for start in starts:
+            if start == END:
+                raise _edge(start, end_key, "END cannot have an edge leaving it", "Turn it around or remove it.")
+        if end_key == START:
+            raise _edge(starts[0], end_key, "START cannot be entered", "Name the node to go to.")
+        if isinstance(start_key, str):
+            self.edges.add((start_key, end_key))
+        elif not starts:
+            raise DrawingError(problem=f"an edge to {end_key!r} has no start", fix="Name at least one node.")
+        else:
+            self.waiting_edges.add((starts, end_key))
+        return self
+
+    def add_conditional_edges(self, source: str, path: Callable[..., Any], path_map: PathMap | None = None) -> Self:
+        """After `source`, the router `path` says where to go.
+
+        path: takes the state (with the update of `source` applied), returns a node's name, END, a Send, or a
+        list of them. path_map: what its answers mean, {answer: node}, or the nodes it may name. By default the
+            answers are the nodes; a return annotation `Literal["a", "b"]` is taken as the list.
+        """
+        name = getattr(path, "__name__", type(path).__name__)
+        if name in self.branches[source]:
+            raise DrawingError(
+                problem=f"node {source!r} already has a conditional edge with the router {name!r}",
+                fix="Merge the two, or name the function differently.",
+            )
+        schema, _ = _annotations(path)
+        self.branches[source][name] = Branch(
+            name,
+            path,
+            wanted_arguments(path),
+            _ends(path, path_map),
+            self._schema(schema) if schema is not None else None,
+        )
+        return self
+
+    def add_sequence(self, nodes: Iterable[Callable[..., Any] | tuple[str, Callable[..., Any]]]) -> Self:
+        """Add nodes that run one after the other."""
+        previous: str | None = None
+        for item in nodes:
+            name, call = item if isinstance(item, tuple) else _named(item, None)
+            self.add_node(name, call)
+            if previous is not None:
+                self.add_edge(previous, name)
+            previous = name
+        if previous is None:
+            raise DrawingError(problem="add_sequence got no nodes", fix="Give at least one.")
+        return self
+
+    def set_entry_point(self, key: str) -> Self:
+        """The graph begins with this node."""
+        return self.add_edge(START, key)
+
+    def set_conditional_entry_point(self, path: Callable[..., Any], path_map: PathMap | None = None) -> Self:
+        """The graph begins where this router says; it takes the input."""
+        return self.add_conditional_edges(START, path, path_map)
+
+    def set_finish_point(self, key: str) -> Self:
+        """After this node nothing follows."""
+        return self.add_edge(key, END)
+
+    # --- compiling ----------------------------------------------------------------------------
+
+    def compile(
+        self,
+        checkpointer: str | Store | bool | None = None,
+        *,
+        name: str | None = None,
+        types: Iterable[type[Any]] = (),
+        key: bytes | str | None = None,
+    ) -> CompiledGraph[StateT]:
+        """Check the drawing and make it runnable.
+
+        checkpointer: where the steps are written. None: the database named by the environment variable
+            DURABLE_GRAPH_URL, else the file durable_graph.db in the working directory. A text: a SQLAlchemy URL of
+            SQLite or Postgres. False: nowhere. Nothing is opened before the first run.
+        name: of the graph, as the log records it.
+        types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
+            besides those that the schemas mention.
+        key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
+
+        Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
+        """
+        self._check()
+        graph = self._freeze(name or "LangGraph")
+        codec = Codec([Send, *_storable(self._schemas), *types])
+        return CompiledGraph(graph, open_store(checkpointer), codec, key)
+
+    def _check(self) -> None:
+        known = {START, END, *self.nodes}
+        for start, end in self._all_edges():
+            for node in (start, end):
+                if node not in known:
+                    raise _edge(start, end, f"there is no node {node!r}", f"Add it. {_known(self.nodes)}")
+        for source, branches in self.branches.items():
+            if source not in known - {END}:
+                raise DrawingError(
+                    problem=f"a conditional edge leaves {source!r}, which is no node",
+                    fix=f"Add that node or correct the name. {_known(self.nodes)}",
+                )
+            for branch in branches.values():
+                self._check_ends(source, branch)
+        if not any(start == START for start, _ in self._all_edges()) and not self.branches.get(START):
+            raise DrawingError(
+                problem="nothing leads from START to a node",
+                fix="Say where to begin: add_edge(START, name), or set_entry_point(name).",
+            )
+
+    def _check_ends(self, source: str, branch: Branch) -> None:
+        for answer, end in (branch.ends or {}).items():
+            if end not in self.nodes and end != END:
+                raise DrawingError(
+                    problem=f"the router {branch.name!r} after {source!r} leads to {end!r} for {answer!r}, "
+                    "which is no node",
+                    fix=f"Add that node or correct the path map. {_known(self.nodes)}",
+                )
+
+    def _all_edges(self) -> list[tuple[str, str]]:
+        joined = {(start, end) for starts, end in self.waiting_edges for start in starts}
+        return sorted(self.edges | joined)
+
+    def _freeze(self, name: str) -> Graph:
+        entry = Node(START, _no_call, self._schemas[self.input_schema])
+        nodes = {node.name: self._complete(node) for node in (entry, *self.nodes.values())}
+        return Graph(
+            name,
+            nodes,
+            dict(self.channels),
+            self._schemas[self.state_schema],
+            self._schemas[self.input_schema],
+            self._schemas[self.output_schema],
+            _fingerprint(nodes, self.channels),
+            field_checks(self.state_schema),
+        )
+
+    def _complete(self, node: Node) -> Node:
+        joins = [
+            Join(f"join:{'+'.join(starts)}:{end}", frozenset(starts), end)
+            for starts, end in sorted(self.waiting_edges)
+            if node.name in starts
+        ]
+        return replace(
+            node,
+            successors=tuple(sorted(end for start, end in self.edges if start == node.name)),
+            branches=tuple(self.branches[node.name].values()) if node.name in self.branches else (),
+            joins=tuple(joins),
+        )
+
+
+# --- helpers ----------------------------------------------------------------------------------
+
+
+def _named(node: Any, action: Any) -> tuple[str, Callable[..., Any]]:
+    call = action if isinstance(node, str) else node
+    if not callable(call):
+        raise DrawingError(
+            problem=f"the node {node!r} has no function" if isinstance(node, str) else f"{node!r} is no function",
+            fix="Write add_node(name, function) or add_node(function).",
+        )
+    name = node if isinstance(node, str) else getattr(call, "__name__", type(call).__name__)
+    if not name:
+        raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
+    return name, call
+
+
+def _no_call(*_: Any) -> None:
+    raise AssertionError("START is not called")
+
+
+def _annotations(call: Callable[..., Any]) -> tuple[Any, tuple[str, ...]]:
+    """The schema of the first parameter, if it has one, and the nodes that `-> Command[Literal[...]]` names."""
+    target = call if inspect.isroutine(call) else type(call).__call__
+    try:
+        hints = get_type_hints(target, include_extras=True)
+        parameters = list(inspect.signature(call).parameters)
+    except (NameError, TypeError, ValueError):
+        return None, ()
+    first = hints.get(parameters[0]) if parameters else None
+    schema = first if isinstance(first, type) and first is not dict and _has_fields(first) else None
+    return schema, _command_ends(hints.get("return"))
+
+
+def _has_fields(schema: type) -> bool:
+    try:
+        return bool(get_type_hints(schema)) and schema.__module__ != "builtins"
+    except (NameError, TypeError):
+        return False
+
+
+def _command_ends(hint: Any) -> tuple[str, ...]:
+    options = get_args(hint) if get_origin(hint) is Union or type(hint).__name__ == "UnionType" else (hint,)
+    for option in options:
+        if get_origin(option) is Command and get_origin(get_args(option)[0]) is Literal:
+            return get_args(get_args(option)[0])
+    return ()
+
+
+def _labels(destinations: Mapping[str, str] | Sequence[str]) -> dict[str, str | None]:
+    return dict(destinations) if isinstance(destinations, Mapping) else dict.fromkeys(destinations)
+
+
+def _ends(path: Callable[..., Any], path_map: PathMap | None) -> Mapping[Hashable, str] | None:
+    if isinstance(path_map, Mapping):
+        return dict(path_map)
+    if path_map is not None:
+        return {name: name for name in path_map}
+    try:
+        answer = get_type_hints(path).get("return")
+    except (NameError, TypeError):
+        return None
+    return {name: name for name in get_args(answer)} if get_origin(answer) is Literal else None
+
+
+def _edge(start: Any, end: Any, problem: str, fix: str) -> DrawingError:
+    return DrawingError(problem=f"the edge {start!r} -> {end!r} is wrong: {problem}", fix=fix)
+
+
+def _known(nodes: Iterable[str]) -> str:
+    names = ", ".join(sorted(nodes))
+    return f"The nodes are: {names}." if names else "There are no nodes yet."
+
+
+def _storable(schemas: Iterable[Any]) -> list[type]:
+    found = {kind for schema in schemas for kind in storable_types(schema)}
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__qualname__))
+
+
+def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel]) -> str:
+    """A short text that changes when the drawing does."""
+    drawing = [
+        sorted(
+            (
+                node.name,
+                node.successors,
+                [join.name for join in node.joins],
+                [b.name for b in node.branches],
+                node.defer,
+            )
+            for node in nodes.values()
+        ),
+        sorted((c.name, getattr(c.reducer, "__qualname__", repr(c.reducer))) for c in channels.values()),
+    ]
+    return hashlib.sha256(repr(drawing).encode()).hexdigest()[:16]

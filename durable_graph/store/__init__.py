@@ -1,0 +1,138 @@
+"""What the engine needs from a database: rows in, rows out, one atomic `append`.
+
+A store moves bytes. It knows threads, steps, epochs and leases; it knows nothing of graphs, states or
+codecs. Everything is synchronous and may be called from any thread. `sql.py` is the real one, `memory.py` the same
+contract in dictionaries; `tests/test_store_contract.py` holds every store to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from durable_graph.errors import ArgumentError
+
+MAX_ID_BYTES = 2000  # of a thread_id in UTF-8: Postgres has room for 2704 bytes in a row of an index
+
+
+class Row(NamedTuple):
+    """One checkpoint: one committed event of a thread. Never updated."""
+
+    thread_id: str
+    step: int  # position in the thread's log: 0, 1, 2 ...
+    parent_step: int | None  # the row this one continues; None for a thread's first row
+    kind: str  # input, task, interrupt, error, resume, update or fork
+    superstep: int
+    node: str | None
+    task: str | None  # id of the task, the same over all its attempts
+    run_id: str
+    epoch: int  # of the writer: it must hold the thread's current epoch
+    body: bytes  # what the codec made of everything else
+    created_at: str  # UTC, ISO 8601 with microseconds and Z: sorts as text
+    hash: bytes  # SHA-256 or HMAC over all of the above and the parent's hash
+
+
+class Thread(NamedTuple):
+    """One row of `threads`: what is true of a thread as a whole."""
+
+    thread_id: str
+    graph: str  # name of the graph that last ran it
+    fingerprint: str  # of that graph's drawing
+    status: str  # running, pending, interrupted, waiting, failed or finished
+    epoch: int  # grows by one with every claim
+    parent_thread_id: str | None  # a fork's or a subgraph run's origin
+    parent_step: int | None
+    lease_owner: str | None  # who may append now
+    lease_since: str | None
+    lease_expires_at: str | None
+    created_at: str
+    updated_at: str
+    metadata: bytes  # JSON object: the user's
+
+
+class Claim(NamedTuple):
+    """A change of a thread's own row, committed with the rows it comes with, or alone.
+
+    `epoch` is the one the caller has seen; the change happens only if it is still that one, so two
+    claims can never both succeed. None means: the thread must not exist yet.
+    """
+
+    epoch: int | None
+    values: dict[str, Any]  # columns of `threads` to set; all but thread_id for a new thread
+
+
+class Store(Protocol):
+    """The contract. Failing database calls raise `StoreError`s, never the driver's own."""
+
+    name: str  # where it is, without secrets: for messages
+
+    def append(self, rows: Sequence[Row], *, claim: Claim | None = None, snapshot: bytes | None = None) -> None:
+        """Commit `rows` of one thread, the claim before them and a snapshot at the last of them, in one transaction.
+
+        Each row is written only if its step is free and its epoch is the thread's; otherwise nothing is
+        committed and `FencedError` says which step. Durable when it returns.
+        """
+
+    def change_thread(self, thread_id: str, claim: Claim) -> bool:
+        """Apply a claim on its own; False if the thread's epoch is no longer the expected one."""
+
+    def thread(self, thread_id: str) -> Thread | None: ...
+
+    def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
+        """Newest change first."""
+
+    def rows(
+        self,
+        thread_id: str,
+        *,
+        after: int = -1,
+        until: int | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        """Rows with after < step <= until, streamed in small batches. An open iterator holds no transaction or
+        connection while the caller thinks."""
+
+    def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
+        """The newest snapshot at or before `until`."""
+
+    def delete(self, thread_id: str) -> bool:
+        """Remove a thread with all its rows and snapshots; False if there was none."""
+
+    def close(self) -> None:
+        """Give back every connection. The store opens again when used again."""
+
+
+# --- what is no text to a database: checked by every store, as SQLite alone would take some of it ---
+
+
+def check_row(row: Row) -> None:
+    """Refuse ids and names that not every database can hold."""
+    text = f"{row.thread_id}{row.node}{row.task}{row.run_id}"
+    if len(text) <= MAX_ID_BYTES and text.isascii() and "\0" not in text:
+        return  # nearly always: this is in every step's way
+    check_id(row.thread_id)
+    for field in ("node", "task", "run_id"):
+        check_text(field, getattr(row, field) or "")
+
+
+def check_id(thread_id: str) -> None:
+    check_text("thread_id", thread_id)
+    if len(thread_id.encode()) > MAX_ID_BYTES:
+        problem = f"is {len(thread_id.encode())} bytes long, beginning with {thread_id[:40]!r}"
+        raise ArgumentError(argument="thread_id", problem=problem, fix=f"Use at most {MAX_ID_BYTES} bytes.")
+
+
+def check_text(argument: str, text: str) -> None:
+    if "\0" in text:
+        raise ArgumentError(
+            argument=argument, problem=f"{text[:40]!r} holds a NUL character", fix="Postgres cannot store one: remove it."
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(
+            argument=argument,
+            problem=f"{text[:40]!r} holds half of a surrogate pair, which is no Unicode text",
+            fix="Decode the text with the encoding it was written in.",
+        ) from None
