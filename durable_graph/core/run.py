@@ -112,9 +112,12 @@ class Run:
         try:
             yield from self._begin()
             yield from self._supersteps()
-        finally:
-            # never reached by closing the generator: a driver whose consumer has gone says so and goes on
+        except GeneratorExit:
+            raise  # the driver has died: nobody is left to perform anything
+        except BaseException:
             yield from self._release()
+            raise
+        yield from self._release()
 
     # --- begin --------------------------------------------------------------------------------
 
@@ -289,7 +292,7 @@ class Run:
             try:
                 items = yield Next()
             except BaseException as interrupt:  # Ctrl-C or a cancelled asyncio task, while we wait
-                if winding_down:
+                if winding_down or isinstance(interrupt, GeneratorExit):
                     raise  # asked twice: do not wait any more
                 failures.append(interrupt)
                 items = ()
