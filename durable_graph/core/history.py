@@ -105,7 +105,7 @@ def _base(store: Store, codec: Decoder, first: Row) -> Position:
 
 def pack(position: Position) -> dict[str, Any]:
     """What a snapshot keeps: all that cannot be told from the barrier's own row."""
-    return {"values": dict(position.values), "last": list(position.last_nodes)}
+    return {"values": dict(position.values), "last": list(position.last_nodes), "run": dict(position.run)}
 
 
 def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
@@ -113,6 +113,7 @@ def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> N
         content = codec.decode(snapshot)
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
+        position.run = content["run"]
         position.loose, position.packed = 0, len(snapshot)
     except (ValueError, TypeError, KeyError) as error:
         raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error

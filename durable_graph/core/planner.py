@@ -118,8 +118,8 @@ class Position:
         self.kind = row.kind
         self.created_at = row.created_at
         self.loose += len(row.body)
+        self.run_id = row.run_id
         if "run" in body:
-            self.run_id = row.run_id
             self.run = body["run"]
         return _APPLY[row.kind](self, row, body)
 
