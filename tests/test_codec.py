@@ -606,14 +606,14 @@ def test_one_bad_value_anywhere_is_found(value: Any, bad: Any) -> None:
     assert caught.value.facts["path"] == "['bad'][1]['here']"
 
 
-def test_a_zone_that_no_key_stands_for() -> None:
-    with pathlib.Path(zoneinfo.TZPATH[0] if zoneinfo.TZPATH else "/usr/share/zoneinfo", "UTC").open("rb") as file:
-        for key in (None, "No/Such_Zone", "../UTC"):
-            file.seek(0)
-            zone = zoneinfo.ZoneInfo.from_file(file, key=key)
-            for value in (zone, datetime(2024, 1, 1, tzinfo=zone)):
-                with pytest.raises(UnstorableValueError, match="no zone can be found by its key"):
-                    CODEC.encode(value)
+@pytest.mark.skipif(not zoneinfo.TZPATH, reason="the zones come as a package: there is no file to open")
+@pytest.mark.parametrize("key", [None, "No/Such_Zone", "../UTC"])
+def test_a_zone_that_no_key_stands_for(key: str | None) -> None:
+    with pathlib.Path(zoneinfo.TZPATH[0], "UTC").open("rb") as file:
+        zone = zoneinfo.ZoneInfo.from_file(file, key=key)
+    for value in (zone, datetime(2024, 1, 1, tzinfo=zone)):
+        with pytest.raises(UnstorableValueError, match="no zone can be found by its key"):
+            CODEC.encode(value)
 
 
 def test_an_encode_function_that_fails() -> None:

@@ -308,6 +308,22 @@ def test_ctrl_c_stops_only_the_thread_that_it_meets(
     assert not database._waiting
 
 
+def test_a_commit_that_fails_fails_for_all_that_wait(lite: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(Interrupted):
+        def execute(self, sql: str, *arguments: Any) -> Any:
+            if sql == "COMMIT":
+                self._connection.rollback()  # as SQLite itself does when the disk fails
+                raise sqlite3.OperationalError("disk I/O error")
+            return self._connection.execute(sql, *arguments)
+
+    begin(lite)
+    with monkeypatch.context() as patch:
+        patch.setattr(lite._database, "_writer", Refusing(lite._database._writer, ""))  # type: ignore[union-attr]
+        results = waiting_appends(lite, [row(step) for step in range(3)])
+    assert [type(result) for result in results] == [StoreUnavailableError] * 3
+    assert steps(lite.rows(T)) == []
+
+
 def test_an_interrupted_transaction_leaves_nothing(sql: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = begin(sql, steps=2)
 
@@ -679,6 +695,7 @@ store = SqlStore(sys.argv[1])
 begin(store, steps=2)
 assert steps(store.rows(T)) == [0, 1]
 child = os.fork()
+assert store._database is None
 if not child:
     store.append([row(2)])
     assert steps(store.rows(T)) == [0, 1, 2]
@@ -701,13 +718,17 @@ store = sql.SqlStore(sys.argv[1])
 begin(store)
 sql._stores.clear(); os.register_at_fork(after_in_child=store._start_anew)
 store.append([row(0)])
+parents = store._database
 child = os.fork()
 if not child:
+    assert store._database is None
+    assert not parents.closed
     store.append([row(1)])
     store.close()
     sys.exit()
 assert os.waitpid(child, 0)[1] == 0
 store.append([row(2)])
+assert store._database is parents
 print(steps(store.rows(T)))
 """
     assert finished(script(code, database_url)) == "[0, 1, 2]\n"

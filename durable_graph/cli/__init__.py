@@ -1,0 +1,278 @@
+"""The command line, `durable-graph`: runs graphs and reads their log.
+
+The rule: results go to stdout, one line each (with --json, one JSON object each); what is said to a person goes to
+stderr. Reading commands import nothing of the application. What only some commands need is imported inside them, so
+that --help is quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+import durable_graph
+from durable_graph import Log, StreamMode
+from durable_graph.cli.ending import EXPLAINED, Failure, Program
+from durable_graph.cli.show import Column, Output, as_text, brief, numbered, show_chunk, shown_url
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+DEFAULT_URL = "sqlite:///durable_graph.db"  # the library's own
+DATABASES = """\
+The database is --url, else $DURABLE_GRAPH_URL, else the file durable_graph.db in this folder:
+  sqlite:////var/lib/app/runs.db
+  postgresql+psycopg://user@host/database
+"""
+STATUSES = {"running": "cyan", "pending": "yellow", "failed": "red", "finished": "green"}  # and their colours
+
+
+@click.group(cls=Program, epilog=f"\b\n{EXPLAINED}\n\b\n{DATABASES}", invoke_without_command=True)
+@click.version_option(durable_graph.__version__, message="%(prog)s %(version)s")
+@click.pass_context
+def main(ctx: click.Context) -> None:
+    """Run graphs of plain functions, and read what they did: every step is a row in a database."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+# --- options ----------------------------------------------------------------------------------
+
+
+def _remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    ctx.meta["debug"] = value
+
+
+def _modes(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[StreamMode]:
+    """The engine says which modes there are."""
+    return cast("list[StreamMode]", [mode.strip() for text in value for mode in text.split(",")])
+
+
+MODES = "updates (default), values, custom, tasks, checkpoints, debug, events; also several, with commas."
+OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "url": click.option("--url", metavar="URL", help="The database; see durable-graph --help."),
+    "json": click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object a line."),
+    "mode": click.option(
+        "--mode", "modes", multiple=True, default=["updates"], metavar="MODE", callback=_modes, help=MODES
+    ),
+    "supersteps": click.option(
+        "--recursion-limit", "limit", type=click.IntRange(min=1), metavar="N", help="Supersteps at most."
+    ),
+    "limit": click.option("--limit", type=click.IntRange(min=1), metavar="N", help="So many at most."),
+    "debug": click.option(
+        "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
+    ),
+}
+
+
+def options(*names: str) -> Callable[[CommandT], CommandT]:
+    """Options that several commands have. All of them have --debug."""
+
+    def add(command: CommandT) -> CommandT:
+        for name in reversed([*names, "debug"]):
+            command = OPTIONS[name](command)
+        return command
+
+    return add
+
+
+# --- running ----------------------------------------------------------------------------------
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:GRAPH")
+@click.option("--thread", metavar="ID", help="The thread; by default a new one is made.")
+@click.option("--input", "given", required=True, metavar="JSON", help="The input; - reads stdin, @FILE a file.")
+@options("url", "mode", "json", "supersteps")
+def run(target: str, thread: str | None, given: str, **settings: Any) -> None:
+    """Run a graph and show its steps as they happen.
+
+    MODULE is a module that Python can import, or the path of a .py file; GRAPH is the name of a StateGraph or of a
+    compiled graph in it. What the nodes print goes to stderr.
+    """
+    from durable_graph.cli.runner import Runner
+
+    Runner(target, thread, **settings).run(_read_input(given))
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:GRAPH")
+@click.option("--thread", metavar="ID", required=True, help="The thread to go on with.")
+@options("url", "mode", "json", "supersteps")
+def resume(target: str, thread: str, **settings: Any) -> None:
+    """Go on with a thread that was stopped, has crashed or has failed.
+
+    What is in its log does not run again.
+    """
+    from durable_graph.cli.runner import Runner
+
+    Runner(target, thread, **settings).run(None)
+
+
+def _read_input(given: str) -> Any:
+    try:
+        if given == "-":
+            given = sys.stdin.read()
+        elif given.startswith("@"):
+            given = Path(given[1:]).read_text(encoding="utf-8-sig")
+        value = json.loads(given)
+    except OSError as error:
+        raise Failure(2, f"--input: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise Failure(2, f"--input is no JSON: {error}") from error
+    if value is None:
+        raise Failure(2, "--input is null, which is no input; to go on with a thread: durable-graph resume")
+    return value
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _log(url: str | None) -> Iterator[Log]:
+    """The log at the URL. It must be there: to look must not make a file."""
+    from durable_graph.store import migrate
+
+    url = _url(url)
+    if migrate.current(url)[0] is None:
+        raise Failure(5, f"{shown_url(url)}: there is no log here. Check the URL; `durable-graph run` begins one")
+    with Log(url) as log:
+        yield log
+
+
+def _url(given: str | None) -> str:
+    return given or os.environ.get("DURABLE_GRAPH_URL") or DEFAULT_URL
+
+
+@main.command()
+@click.option("--status", type=click.Choice(list(STATUSES)), help="Only these.")
+@click.option("--graph", metavar="NAME", help="Only those of this graph.")
+@options("limit", "url", "json")
+def threads(status: str | None, graph: str | None, limit: int | None, url: str | None, as_json: bool) -> None:
+    """List the threads, newest change first."""
+    with _log(url) as log:
+        out = Output(as_json)
+        for thread in log.threads(status=status, graph=graph, limit=limit):
+            out.line(
+                {**thread._asdict(), "metadata": json.loads(thread.metadata)},
+                Column(thread.status, 8, STATUSES.get(thread.status, "")),
+                Column(thread.updated_at, 27, "dim"),
+                Column(thread.thread_id, 36, "bold"),
+                Column(thread.graph),
+            )
+
+
+@main.command()
+@click.argument("thread")
+@options("limit", "url", "json")
+def history(thread: str, limit: int | None, url: str | None, as_json: bool) -> None:
+    """Show the states of a thread, newest first: at the end of each superstep."""
+    with _log(url) as log:
+        out = Output(as_json)
+        step = None
+        for state in log.get_state_history({"thread_id": thread}, limit=limit):
+            step = state.config["configurable"]["step"]
+            out.line(
+                {"thread_id": thread, "step": step, **state._asdict()},
+                Column(step, -6, "dim"),
+                Column(state.created_at, 27, "dim"),
+                Column(f"next: {', '.join(state.next)}" if state.next else "end", 16, "bold"),
+                Column(brief(state.values)),
+            )
+        if step is None:
+            raise Failure(3, f"there is no thread {thread!r} in {shown_url(_url(url))}; see durable-graph threads")
+
+
+@main.command()
+@click.argument("thread")
+@click.option("--after", type=int, metavar="N", help="Only steps above N.")
+@click.option("--until", type=int, metavar="N", help="Only steps up to N.")
+@options("mode", "url", "json")
+def replay(
+    thread: str, after: int | None, until: int | None, modes: list[StreamMode], url: str | None, as_json: bool
+) -> None:
+    """Show what a thread did, from its log, as its streams showed it. Runs nothing."""
+    with _log(url) as log:
+        out = Output(as_json)
+        chunks = log.replay({"thread_id": thread}, after=after, until=until, stream_mode=[*modes, "events"])
+        for mode, step, chunk in numbered(chunks):
+            if mode in modes:
+                show_chunk(out, thread, mode, step, chunk, name_mode=len(modes) > 1)
+
+
+@main.command()
+@click.argument("threads", metavar="THREAD...", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every thread in the database.")
+@options("url", "json")
+def verify(threads: tuple[str, ...], everything: bool, url: str | None, as_json: bool) -> None:
+    """Check that no row of these threads was altered, removed or put in.
+
+    With a key in $DURABLE_GRAPH_KEY, also that whoever wrote them had it. A log whose last rows were cut off looks
+    whole: compare the head, the hash of its last row, with one that was kept elsewhere.
+    """
+    if bool(threads) == everything:
+        raise click.UsageError("Name threads, or give --all.")
+    with _log(url) as log:
+        out = Output(as_json)
+        names = [thread.thread_id for thread in log.threads()] if everything else threads
+        found = [name for name in names if not _verified(log, out, name)]
+    if found:
+        raise click.exceptions.Exit(6)
+
+
+def _verified(log: Log, out: Output, name: str) -> bool:
+    report = log.verify({"thread_id": name})
+    verdict = Column("ok", 6, "green") if report.ok else Column("BROKEN", 6, "bold red")
+    rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}", 0, "dim")
+    out.line({**dataclasses.asdict(report), "ok": report.ok}, verdict, Column(name, 36, "bold"), rows, head)
+    if not out.json:
+        for finding in report.findings:
+            step = Column(f"step {finding.step}", 10)
+            out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem))
+    return report.ok
+
+
+# --- the database -----------------------------------------------------------------------------
+
+
+@main.group(no_args_is_help=False)
+def db() -> None:
+    """The schema of the database."""
+
+
+@db.command()
+@options("url")
+def upgrade(url: str | None) -> None:
+    """Bring the database to the schema that this version needs.
+
+    A new SQLite file gets it by itself.
+    """
+    from durable_graph.store import migrate
+
+    url = _url(url)
+    before, _ = migrate.current(url)
+    migrate.upgrade(url)
+    after, _ = migrate.current(url)
+    done = f"has schema {after} already" if before == after else f"now has schema {after}"
+    click.echo(f"{as_text(shown_url(url))} {done}")
+
+
+@db.command()
+@options("url", "json")
+def current(url: str | None, as_json: bool) -> None:
+    """Show the version of the database's schema, and the one that is needed."""
+    from durable_graph.store import migrate
+
+    url = _url(url)
+    have, needed = migrate.current(url)
+    if as_json:
+        click.echo(json.dumps({"current": have, "needed": needed}))
+    else:
+        click.echo(f"{as_text(shown_url(url))} has {f'schema {have}' if have else 'no schema'}, needed is {needed}")

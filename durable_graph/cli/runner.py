@@ -1,0 +1,137 @@
+"""Runs a graph for `run` and `resume`: shows its steps, stops cleanly, and says how to go on."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+import sys
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from contextlib import closing, contextmanager, redirect_stdout, suppress
+from types import FrameType
+from typing import Any, cast
+
+import click
+
+from durable_graph import EmptyInputError, InvalidUpdateError, StreamEvent, StreamMode
+from durable_graph.cli.ending import STOPPED, Failure, exit_code, one_line, say
+from durable_graph.cli.show import Output, ReaderGone, numbered, progress, show_chunk, shown_url
+from durable_graph.cli.target import load_graph
+
+
+class Runner:
+    """One call of `run` or `resume`."""
+
+    def __init__(
+        self,
+        target: str,
+        thread: str | None,
+        url: str | None,
+        modes: list[StreamMode],
+        as_json: bool,
+        limit: int | None,
+    ) -> None:
+        self.graph, self.is_async = load_graph(target, url)
+        self.is_named = thread is not None
+        self.thread = str(uuid.uuid4()) if thread is None else thread
+        self.config: dict[str, Any] = {"thread_id": self.thread, **({"recursion_limit": limit} if limit else {})}
+        self.modes = modes
+        self.out = Output(as_json)
+        self.last: StreamEvent | None = None
+        self.failed: StreamEvent | None = None  # of the first node that raised
+        self.stopped_by = signal.SIGINT
+        self.command = f"durable-graph resume {shlex.quote(target)} --thread {shlex.quote(self.thread)}"
+        if url is not None:
+            self.command += f" --url {shlex.quote(shown_url(url))}"
+
+    def run(self, value: Any) -> None:
+        try:
+            with self._terminated_as_interrupted(), redirect_stdout(sys.stderr), progress(self.out) as report:
+                self._stream(value, report)
+        except KeyboardInterrupt:
+            say(f"stopped; {self._what_next()}")
+            raise click.exceptions.Exit(STOPPED + self.stopped_by) from None
+        except ReaderGone:
+            say(f"stopped, as nobody reads the output any more; {self._what_next()}")
+            raise
+        except EmptyInputError as error:
+            missing = self.graph.get_state(self.config).created_at is None
+            raise Failure(3 if missing else 2, str(error)) from error
+        except SystemExit as error:
+            raise Failure(1, f"a node called sys.exit({error.code!r}); {self._what_next()}") from error
+        except Exception as error:
+            raise self._failure(error) from error
+        finally:
+            self.graph.close()
+
+    def _stream(self, value: Any, report: Callable[[str], None]) -> None:
+        modes: list[StreamMode] = [*self.modes, "events"]  # which know the steps
+        if self.is_async:
+            stream = blocking(self.graph.astream(value, self.config, stream_mode=modes))
+        else:
+            stream = self.graph.stream(value, self.config, stream_mode=modes)
+        with closing(cast("Generator[Any]", stream)):
+            for mode, step, chunk in numbered(stream):
+                if mode == "events":
+                    self._note(chunk)
+                    report(f"{self.thread}: step {chunk.step}, next: {', '.join(chunk.next) or 'nothing'}")
+                if mode in self.modes:
+                    show_chunk(self.out, self.thread, mode, step, chunk, name_mode=len(self.modes) > 1)
+                    self.out.flush()
+
+    def _note(self, event: StreamEvent) -> None:
+        if self.last is None and not self.is_named:
+            say(f"thread {self.thread}")
+        self.last = event
+        if event.kind == "error":
+            self.failed = self.failed or event
+
+    def _failure(self, error: Exception) -> Failure:
+        text = one_line(error).rstrip(".")
+        if self.failed is not None:
+            return Failure(1, f"node {self.failed.node!r} failed: {text}; go on with: {self.command}")
+        if self.last is not None:
+            return Failure(exit_code(error), f"{text}; go on with: {self.command}")
+        return Failure(2 if isinstance(error, InvalidUpdateError) else exit_code(error), text)
+
+    def _what_next(self) -> str:
+        """Asks the log, as a signal may come between a commit and its event."""
+        with suppress(Exception):
+            state = self.graph.get_state(self.config)
+            if state.created_at is None:
+                return "nothing is recorded yet"
+            if not state.next:
+                return "the thread had just finished"
+        return f"go on with: {self.command}"
+
+    @contextmanager
+    def _terminated_as_interrupted(self) -> Iterator[None]:
+        """SIGTERM ends a run in the way Ctrl-C does, whoever handles that."""
+
+        def terminate(number: int, frame: FrameType | None) -> None:
+            self.stopped_by = signal.SIGTERM
+            interrupt = signal.getsignal(signal.SIGINT)
+            (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+        before = signal.signal(signal.SIGTERM, terminate)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def blocking(chunks: AsyncIterator[Any]) -> Iterator[Any]:
+    """An asynchronous stream for a program that is not."""
+
+    async def following() -> Any:
+        return await anext(chunks, chunks)  # itself: the end
+
+    with asyncio.Runner() as runner:
+        try:
+            while (chunk := runner.run(following())) is not chunks:
+                yield chunk
+        except asyncio.CancelledError:  # Ctrl-C while the chunk before this one was on its way
+            raise KeyboardInterrupt from None
+        finally:
+            runner.run(cast("AsyncGenerator[Any]", chunks).aclose())

@@ -1,0 +1,181 @@
+"""What is written to a terminal or a pipe.
+
+The rule: whatever comes from a database or a node is shown as text. Nothing in it moves a cursor, counts as markup or
+takes more than a line, and for people nothing is shown at more length than can be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+import reprlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from durable_graph import StreamEvent
+
+
+class ReaderGone(Exception):
+    """Nobody reads our stdout any more."""
+
+
+# --- values as text ---------------------------------------------------------------------------
+
+JOINERS = "\u200c\u200d"  # invisible, but Persian and emoji are written with them
+
+_short = reprlib.Repr()
+_short.maxlevel, _short.maxdict, _short.maxstring, _short.maxother = 4, 12, 80, 80
+_short.maxlist = _short.maxtuple = _short.maxset = _short.maxfrozenset = 8
+
+
+def as_text(text: str) -> str:
+    """The text with everything that a terminal would obey, or not show, spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in JOINERS else _spelled_out(c) for c in text)
+
+
+def _spelled_out(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def brief(value: Any) -> str:
+    """A value for people, in part if it is large."""
+    if type(value) is dict and all(type(key) is str for key in value):
+        return "  ".join(f"{key}={_short.repr(item)}" for key, item in value.items())
+    return "" if value is None else _short.repr(value)
+
+
+def plain(value: Any) -> Any:
+    """A value for programs, whole: what JSON has no form for is its text."""
+    if value is None or type(value) in (bool, str, int):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Mapping):
+        named = {key if type(key) is str else str(key): plain(item) for key, item in value.items()}
+        return named if len(named) == len(value) else [[plain(k), plain(v)] for k, v in value.items()]
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return [plain(item) for item in sorted(value, key=repr)]
+    if isinstance(value, StreamEvent):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return repr(value) if isinstance(value, bytes | bytearray) else str(value)
+
+
+def shown_url(url: str) -> str:
+    """Without its password, wherever that stands."""
+    url = re.sub(r"(//[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][^=&]*pass[^=&]*=)[^&]*", r"\1***", url)
+
+
+# --- lines ------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    text: Any
+    width: int = 0  # at least; below zero: aligned to the right
+    style: str = ""  # on a terminal
+
+
+class Output:
+    """Lines on stdout, as it is when this is made: while nodes run, `sys.stdout` leads to stderr."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.json = as_json
+        self._file = sys.stdout
+        self.console: Any = None  # rich's, if a person is watching
+        if self._file.isatty() and not as_json:
+            from rich.console import Console
+
+            self.console = Console(file=self._file, highlight=False)
+
+    def line(self, record: Mapping[str, Any], *columns: Column) -> None:
+        """One result: the record for programs, the columns for people."""
+        if self.json:
+            self._write(json.dumps(plain(record)))
+        elif self.console is not None:
+            from rich.text import Text
+
+            cells = [Text(_cell(column), column.style) for column in columns]
+            self.console.print(Text("  ").join(cells), no_wrap=True, overflow="ellipsis")
+        else:
+            self._write("  ".join(map(_cell, columns)).rstrip())
+
+    def _write(self, line: str) -> None:
+        try:
+            self._file.write(f"{line}\n")
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+    def flush(self) -> None:
+        try:
+            self._file.flush()
+        except BrokenPipeError:
+            raise ReaderGone from None
+
+
+def _cell(column: Column) -> str:
+    text = as_text(str(column.text))
+    return text.rjust(-column.width) if column.width < 0 else text.ljust(column.width)
+
+
+@contextmanager
+def progress(out: Output) -> Iterator[Callable[[str], None]]:
+    """On a terminal, a line that says where a run is and for how long. It stays below all that is written meanwhile."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+    with Progress(*columns, console=out.console or Console(stderr=True), transient=True) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda text: shown.update(task, description=as_text(text))
+
+
+# --- what streams and replays give ------------------------------------------------------------
+
+
+def numbered(stream: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int | None, Any]]:
+    """(mode, step, chunk). A row's step is known from its event, which is the last of its chunks."""
+    waiting: list[tuple[str, Any]] = []
+    for mode, chunk in stream:
+        if mode == "events":
+            yield from ((its_mode, chunk.step, its_chunk) for its_mode, its_chunk in waiting)
+            waiting.clear()
+            yield mode, chunk.step, chunk
+        elif mode == "custom" or _begins(mode, chunk):
+            yield mode, None, chunk  # of a task whose row is not there yet
+        else:
+            waiting.append((mode, chunk))
+
+
+def _begins(mode: str, chunk: Any) -> bool:
+    return (mode == "tasks" and "input" in chunk) or (mode == "debug" and chunk["type"] == "task")
+
+
+def show_chunk(out: Output, thread: str, mode: str, step: int | None, chunk: Any, *, name_mode: bool) -> None:
+    node, value = _subject(mode, chunk)
+    columns = [Column("" if step is None else step, -6, "dim"), Column(node, 16, "bold"), Column(brief(value))]
+    if name_mode:
+        columns.insert(1, Column(mode, 11, "cyan"))
+    out.line({"thread_id": thread, "step": step, "mode": mode, "data": chunk}, *columns)
+
+
+def _subject(mode: str, chunk: Any) -> tuple[str, Any]:
+    """What a line is about, and what it says."""
+    if mode == "updates":
+        ((node, update),) = chunk.items()
+        return node, update
+    if mode == "events":
+        return chunk.node or chunk.kind, chunk.metadata["error"] if chunk.kind == "error" else chunk.update
+    if mode == "tasks":
+        return chunk["name"], {key: value for key, value in chunk.items() if key != "name"}
+    return "", chunk
