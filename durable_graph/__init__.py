@@ -6,13 +6,14 @@ from durable_graph.core.model import (
     END,
     START,
     Command,
+    Interrupt,
     PregelTask,
     Send,
     StateSnapshot,
     StreamEvent,
     StreamMode,
 )
-from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer
+from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.verify import Finding, Report
 from durable_graph.errors import (
     ArgumentError,
@@ -24,6 +25,8 @@ from durable_graph.errors import (
     DurableGraphError,
     EmptyInputError,
     FencedError,
+    GraphBubbleUp,
+    GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
     NodeCodeError,
@@ -34,6 +37,7 @@ from durable_graph.errors import (
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    UnknownInterruptError,
     UnstorableValueError,
 )
 from durable_graph.graph import StateGraph
@@ -57,7 +61,10 @@ __all__ = [
     "EmptyInputError",
     "FencedError",
     "Finding",
+    "GraphBubbleUp",
+    "GraphInterrupt",
     "GraphRecursionError",
+    "Interrupt",
     "InvalidUpdateError",
     "Log",
     "NodeCodeError",
@@ -79,8 +86,10 @@ __all__ = [
     "ThreadBusyError",
     "ThreadExistsError",
     "ThreadNotFoundError",
+    "UnknownInterruptError",
     "UnstorableValueError",
     "get_config",
     "get_runtime",
     "get_stream_writer",
+    "interrupt",
 ]

@@ -19,7 +19,7 @@ from durable_graph.core.channels import detached
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.model import Graph, StreamMode, Task
 from durable_graph.core.picture import Picture, picture_of
-from durable_graph.core.projection import ANNOUNCED, Emission, View, check_modes, config_of
+from durable_graph.core.projection import ANNOUNCED, INTERRUPT, Emission, View, check_modes, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, Run, fork
 from durable_graph.drivers import Show, adrive, drive, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
@@ -27,6 +27,7 @@ from durable_graph.log import Config, Log, Modes, nothing
 from durable_graph.store import Store
 
 StateT = TypeVar("StateT")
+Pauses = Sequence[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class CompiledGraph(Log, Generic[StateT]):
         *,
         stream_mode: Modes = "updates",
         context: Any = None,
+        interrupt_before: Pauses = None,
+        interrupt_after: Pauses = None,
     ) -> Iterator[Any]:
         """Run the graph, yielding what happens as it happens. Each step is committed before it is yielded.
 
@@ -85,13 +88,16 @@ class CompiledGraph(Log, Generic[StateT]):
         stream_mode: "updates", "values", "custom", "tasks", "checkpoints", "debug", "events"; or a list of
             them, then (mode, chunk) is yielded.
         context: what nodes find as `runtime.context`. Not recorded.
+        interrupt_before, interrupt_after: nodes before or after which to pause, instead of compile's; "*" for all.
 
         Lazy: nothing runs until the consumer asks. `close()` or leaving the loop stops after the step at hand
         and frees the thread. Raises what a node raised; EmptyInputError if there is nothing to continue;
         ThreadBusyError if another run has the thread; GraphRecursionError; StoreError. Whatever is raised, the
         thread can be continued.
         """
-        return self._run_sync(self._plan(input, config, context, stream_mode))
+        return self._run_sync(
+            self._plan(input, config, context, stream_mode, pauses=(interrupt_before, interrupt_after))
+        )
 
     def astream(
         self,
@@ -100,9 +106,13 @@ class CompiledGraph(Log, Generic[StateT]):
         *,
         stream_mode: Modes = "updates",
         context: Any = None,
+        interrupt_before: Pauses = None,
+        interrupt_after: Pauses = None,
     ) -> AsyncIterator[Any]:
         """`stream` for asyncio; async nodes run in the caller's event loop, plain functions in threads."""
-        return self._run_async(self._plan(input, config, context, stream_mode))
+        return self._run_async(
+            self._plan(input, config, context, stream_mode, pauses=(interrupt_before, interrupt_after))
+        )
 
     def invoke(
         self,
@@ -111,13 +121,16 @@ class CompiledGraph(Log, Generic[StateT]):
         *,
         stream_mode: StreamMode = "values",
         context: Any = None,
+        interrupt_before: Pauses = None,
+        interrupt_after: Pauses = None,
     ) -> Any:
         """Run the graph to its end and return the state then (or, for another mode, all that it would have
         streamed)."""
+        pauses = (interrupt_before, interrupt_after)
         if stream_mode != "values":
-            return list(self.stream(input, config, stream_mode=stream_mode, context=context))
+            return list(self._run_sync(self._plan(input, config, context, stream_mode, pauses=pauses)))
         final = _Final(self._view)
-        for _ in self._run_sync(self._plan(input, config, context, (), final)):
+        for _ in self._run_sync(self._plan(input, config, context, (), final, pauses)):
             pass
         return final.values
 
@@ -128,13 +141,16 @@ class CompiledGraph(Log, Generic[StateT]):
         *,
         stream_mode: StreamMode = "values",
         context: Any = None,
+        interrupt_before: Pauses = None,
+        interrupt_after: Pauses = None,
     ) -> Any:
         """`invoke` for asyncio."""
+        pauses = (interrupt_before, interrupt_after)
         if stream_mode != "values":
-            stream = self.astream(input, config, stream_mode=stream_mode, context=context)
-            return [chunk async for chunk in stream]
+            plan = self._plan(input, config, context, stream_mode, pauses=pauses)
+            return [chunk async for chunk in self._run_async(plan)]
         final = _Final(self._view)
-        async for _ in self._run_async(self._plan(input, config, context, (), final)):
+        async for _ in self._run_async(self._plan(input, config, context, (), final, pauses)):
             pass
         return final.values
 
@@ -246,6 +262,7 @@ class CompiledGraph(Log, Generic[StateT]):
         context: Any,
         modes: Modes | tuple[()],
         show: Show | None = None,
+        pauses: tuple[Pauses, Pauses] = (None, None),
     ) -> _Plan:
         given = read_config(config, self._config)
         if self._store is None and (given.thread_id is not None or given.step is not None):
@@ -257,7 +274,15 @@ class CompiledGraph(Log, Generic[StateT]):
         wanted = check_modes(modes) if modes else ()
 
         def begin(owner: str) -> Run:
-            call = self._call(given, owner, context=context, input=input, announce=bool(ANNOUNCED & {*wanted}))
+            call = self._call(
+                given,
+                owner,
+                context=context,
+                input=input,
+                announce=bool(ANNOUNCED & {*wanted}),
+                interrupt_before=_pause(pauses[0], self._graph.interrupt_before),
+                interrupt_after=_pause(pauses[1], self._graph.interrupt_after),
+            )
             return self._new_run(call)
 
         return _Plan(begin, show or self._show(modes), "custom" in wanted, given.max_concurrency)
@@ -329,7 +354,17 @@ class _Final:
 
     @property
     def values(self) -> Any:
-        return None if self._last is None else self._view.values(self._last.position)
+        if self._last is None:
+            return None
+        position = self._last.position
+        asked = list(open_interrupts(position))
+        return {**self._view.values(position), **({INTERRUPT: asked} if asked else {})}
+
+
+def _pause(nodes: Pauses, compiled: frozenset[str]) -> frozenset[str]:
+    if nodes is None:
+        return compiled
+    return frozenset([nodes] if isinstance(nodes, str) else nodes)
 
 
 def _pairs(inputs: Sequence[Any], config: Config | Sequence[Config] | None) -> list[tuple[Any, Config | None]]:

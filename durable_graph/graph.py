@@ -179,6 +179,8 @@ class StateGraph(Generic[StateT]):
         self,
         checkpointer: str | Store | bool | None = None,
         *,
+        interrupt_before: Sequence[str] | Literal["*"] | None = None,
+        interrupt_after: Sequence[str] | Literal["*"] | None = None,
         name: str | None = None,
         types: Iterable[type[Any]] = (),
         key: bytes | str | None = None,
@@ -188,6 +190,7 @@ class StateGraph(Generic[StateT]):
         checkpointer: where the steps are written. None: the database named by the environment variable
             DURABLE_GRAPH_URL, else the file durable_graph.db in the working directory. A text: a SQLAlchemy URL of
             SQLite or Postgres. False: nowhere. Nothing is opened before the first run.
+        interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None) goes on.
         name: of the graph, as the log records it.
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
             besides those that the schemas mention.
@@ -196,7 +199,8 @@ class StateGraph(Generic[StateT]):
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
         """
         self._check()
-        graph = self._freeze(name or "LangGraph")
+        before, after = self._pauses(interrupt_before), self._pauses(interrupt_after)
+        graph = replace(self._freeze(name or "LangGraph"), interrupt_before=before, interrupt_after=after)
         codec = Codec([Send, *_storable(self._schemas), *types])
         return CompiledGraph(graph, open_store(checkpointer), codec, key)
 
@@ -228,6 +232,14 @@ class StateGraph(Generic[StateT]):
                     "which is no node",
                     fix=f"Add that node or correct the path map. {_known(self.nodes)}",
                 )
+
+    def _pauses(self, nodes: Sequence[str] | None) -> frozenset[str]:
+        wanted = frozenset([nodes] if isinstance(nodes, str) else nodes or ())
+        for name in sorted(wanted - {"*", *self.nodes}):
+            raise DrawingError(
+                problem=f"interrupt_before or interrupt_after names {name!r}, which is no node", fix=_known(self.nodes)
+            )
+        return wanted
 
     def _all_edges(self) -> list[tuple[str, str]]:
         joined = {(start, end) for starts, end in self.waiting_edges for start in starts}

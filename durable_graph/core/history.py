@@ -171,8 +171,8 @@ def _retell(position: Position, segment: list[tuple[Row, Body]]) -> Iterator[Rec
         ((at, number, row.task, data) for row, body in segment for at, number, data in body.get("custom", ())),
         key=lambda event: event[:2],
     )
-    if segment[0][0].kind not in RUN_STARTS:
-        yield Begun(position, position.pending)
+    if segment[0][0].task is not None:
+        yield Begun(position, position.runnable)
     tasks: dict[str | None, Task] = {task.id: task for task in position.tasks}
     for place, (row, body) in enumerate(segment):
         while custom and custom[0][0] <= place:

@@ -38,12 +38,27 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command(Generic[N]):
-    """An update and where to go next, in one return value of a node."""
+    """An update and where to go next, in one return value of a node; or as an input, the answer to an interrupt.
 
+    graph: None for the graph at hand, `Command.PARENT` for the one that this subgraph is a node of.
+    update: what to write to the state. goto: a node's name, a Send, or several of them.
+    resume: as an input, the answer to the open interrupt; {interrupt id: answer} where there are several.
+    """
+
+    graph: str | None = None
     update: Any | None = None
+    resume: Any | None = None
     goto: Send | Sequence[Send | N] | N = ()
 
     PARENT: ClassVar[Literal["__parent__"]] = "__parent__"
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """A question that a node has asked with `interrupt(value)`. `id` names it when answering one of several."""
+
+    value: Any
+    id: str = ""
 
 
 # --- what consumers see -----------------------------------------------------------------------
@@ -145,6 +160,8 @@ class Graph:
     output: Schema
     fingerprint: str  # of the drawing: nodes, edges, channels; not of the functions' code
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
+    interrupt_before: frozenset[str] = frozenset()  # nodes before which each run pauses; "*" for all
+    interrupt_after: frozenset[str] = frozenset()
 
 
 # --- tasks ------------------------------------------------------------------------------------
@@ -157,6 +174,13 @@ class Task(NamedTuple):
     node: str
     triggers: tuple[str, ...]  # LangGraph's names: "branch:to:<node>" or "join:<sources>:<node>"
     arg: Any = MISSING  # a Send's payload; MISSING: the task reads the state
+
+
+class Question(NamedTuple):
+    """An open interrupt of a task. One that a subgraph asked is answered there."""
+
+    interrupt: Interrupt
+    below: bool = False  # asked in a subgraph, and only passed on here
 
 
 class Failure(NamedTuple):

@@ -16,6 +16,9 @@ The body of a row is a dictionary:
     deferred   at a barrier, deferred nodes that wait for all others
     dropped    what was pending and will not run, because a new input or update came
     error      type, message and traceback of a failed task
+    interrupts what a task asks: [value, id, asked in a subgraph]; [] for a pause before or after a node
+    answers    in a resume row, {interrupt id: answer}
+    add        in a resume row, tasks that a Command adds to the superstep at hand, as in `next`
     custom     what the task sent to the stream writer: [rows before it, number, data]
     attempt    which attempt of the task this is, from 1
     started    when that attempt began
@@ -30,9 +33,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.channels import MISSING, Overwrite, Values, detached, reduced, replayable
-from durable_graph.core.model import END, START, Branch, Command, Failure, Graph, Node, Send, Task
+from durable_graph.core.model import (
+    END,
+    START,
+    Branch,
+    Command,
+    Failure,
+    Graph,
+    Interrupt,
+    Node,
+    Question,
+    Send,
+    Task,
+)
 from durable_graph.core.schema import as_mapping
-from durable_graph.errors import ChangedGraphError, InvalidUpdateError, RoutingError
+from durable_graph.errors import (
+    ChangedGraphError,
+    InvalidUpdateError,
+    ParentCommand,
+    RoutingError,
+    UnknownInterruptError,
+)
 
 Body = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]] | None
@@ -43,6 +64,7 @@ class Position:
     """Where a thread stands after one of its rows."""
 
     __slots__ = (
+        "answers",
         "attempts",
         "created_at",
         "deferred",
@@ -56,6 +78,8 @@ class Position:
         "loose",
         "packed",
         "parent",
+        "paused",
+        "questions",
         "run",
         "run_id",
         "step",
@@ -85,6 +109,9 @@ class Position:
         self.gotos: dict[str, Goto] = {}
         self.errors: dict[str, Failure] = {}
         self.attempts: dict[str, int] = {}  # begun so far, for tasks that may have begun
+        self.questions: dict[str, list[Question]] = {}  # open ones, by task
+        self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
+        self.paused = False  # stopped before or after a node since the last barrier, as was asked for
         self.joins: dict[str, list[str]] = {}
         self.deferred: list[str] = []
         self.last_nodes: tuple[str, ...] = ()  # that ran in the superstep before the last barrier
@@ -97,11 +124,17 @@ class Position:
         copy.values = Values(self.values.share())
         copy.done = dict(self.done)
         copy.errors = dict(self.errors)
+        copy.questions = dict(self.questions)
         return copy
 
     @property
     def pending(self) -> list[Task]:
         return [task for task in self.tasks if task.id not in self.done]
+
+    @property
+    def runnable(self) -> list[Task]:
+        """Pending tasks that do not wait for an answer."""
+        return [task for task in self.tasks if task.id not in self.done and task.id not in self.questions]
 
     @property
     def next(self) -> tuple[str, ...]:
@@ -147,7 +180,9 @@ class Position:
     def _update(self, row: Any, body: Body) -> bool:
         changed = self._merge([*_in_order(self.tasks, self.done), body.get("update")], body)
         self.last_nodes = (row.node,) if row.node else ()
+        paused = self.paused
         self._plan(row, body)
+        self.paused = paused  # who paused has looked: an update is why one pauses
         return changed
 
     def _error(self, row: Any, body: Body) -> bool:
@@ -155,15 +190,39 @@ class Position:
         self.attempts[row.task] = body["attempt"]
         return False
 
+    def _interrupt(self, row: Any, body: Body) -> bool:
+        if row.task is None:
+            self.paused = True
+            return False
+        self.questions[row.task] = [
+            Question(Interrupt(value, name), below) for value, name, below in body["interrupts"]
+        ]
+        self.attempts[row.task] = body.get("attempt", 1)
+        return False
+
     def _resume(self, row: Any, body: Body) -> bool:
-        # a task that had begun and has neither a result nor an error row may have run: count it
+        # a task that had begun and has neither a result nor an error or interrupt row may have run: count it
         for task in self.pending:
-            if task.id not in self.errors:
+            if task.id not in self.errors and task.id not in self.questions:
                 self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
         self.errors = {}
+        self._answer(body.get("answers"))
         if row.step != row.parent_step + 1:
             self._branch(row.step)
-        return False
+        added = body.get("add", ())
+        self.tasks += planned(row.step, added, len(self.tasks)) if added else ()
+        return self._merge([body.get("update")], body)
+
+    def _answer(self, answers: Mapping[str, Any] | None) -> None:
+        """Without an answer all that were asked run again, and may ask again; else only those that were answered."""
+        if answers is None:
+            self.questions = {}
+            return
+        for task_id, questions in list(self.questions.items()):
+            given = [(q, answers[q.interrupt.id]) for q in questions if q.interrupt.id in answers]
+            if given:
+                self.answers[task_id] = [*self.answers.get(task_id, ()), *given]
+                del self.questions[task_id]
 
     def _branch(self, step: int) -> None:
         """After going back in time the tasks are new ones: they get ids of their own."""
@@ -171,6 +230,8 @@ class Position:
         self.tasks = tuple([task._replace(id=ids[task.id]) for task in self.tasks])
         self.done = {ids[task_id]: update for task_id, update in self.done.items()}
         self.gotos = {ids[task_id]: goto for task_id, goto in self.gotos.items()}
+        self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
+        self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
         self.attempts = {}
 
     def _fork(self, row: Any, body: Body) -> bool:
@@ -198,19 +259,20 @@ class Position:
         self.tasks = planned(row.step, body["next"])
         self.joins = body.get("joins", {})
         self.deferred = body.get("deferred", [])
+        self.paused = False
         self.done = {}
-        if self.gotos:
-            self.gotos = {}
-        if self.errors:
-            self.errors = {}
-        if self.attempts:
-            self.attempts = {}
+        self.gotos = {}
+        self.errors = {}
+        self.attempts = {}
+        self.questions = {}
+        self.answers = {}
 
 
 _NOTHING: Mapping[str, Any] = {}
 _APPLY = {
     "input": Position._input,
     "task": Position._task,
+    "interrupt": Position._interrupt,
     "error": Position._error,
     "resume": Position._resume,
     "update": Position._update,
@@ -227,9 +289,9 @@ def pairs(update: Update) -> Iterable[tuple[str, Any]]:
     return [pair for part in update for pair in part.items()]
 
 
-def planned(step: int, entries: Sequence[Any]) -> tuple[Task, ...]:
+def planned(step: int, entries: Sequence[Any], first: int = 0) -> tuple[Task, ...]:
     """The tasks that a barrier's `next` stands for."""
-    return tuple([_planned(f"{step}.{place}", entry) for place, entry in enumerate(entries)])
+    return tuple([_planned(f"{step}.{place}", entry) for place, entry in enumerate(entries, first)])
 
 
 def _planned(task_id: str, entry: Any) -> Task:
@@ -260,6 +322,8 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
         raise _not_an_update(f"Node {node!r}", output)
     for part in parts:
         if isinstance(part, Command):
+            if part.graph == Command.PARENT:
+                raise ParentCommand(part)
             goto += _targets(part.goto)
             part = part.update
         if part is not None:
@@ -327,6 +391,7 @@ def _folded(updates: list[dict[str, Any]]) -> Update:
 
 
 def _targets(goto: Any) -> Goto:
+    """`goto=` in any of its forms, as a list."""
     return list(goto) if isinstance(goto, list | tuple) else [goto]
 
 
@@ -598,6 +663,48 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
                 fix=f"Leave it out or add it to the input schema. Known keys: {', '.join(graph.input.keys)}",
             )
     return check_update(graph, "The input", update)
+
+
+def command_body(graph: Graph, position: Position, command: Command[Any]) -> Body:
+    """The body of a resume row for a Command as an input: an answer, an update, more tasks."""
+    body: Body = {}
+    if command.resume is not None:
+        body["answers"] = _answers(position, command.resume)
+    if command.update is not None:
+        update = check_update(graph, "Command.update", _mapping(graph, "Command.update", command.update))
+        body["update"] = update
+        reduce_into(graph, position.values, [update], body)
+    targets = check_targets(graph, "Command.goto", _targets(command.goto))
+    if targets:
+        body["add"] = [{"node": t.node, "arg": t.arg} if isinstance(t, Send) else t for t in targets]
+    return body
+
+
+def _answers(position: Position, resume: Any) -> dict[str, Any]:
+    """{interrupt id: answer}; raises UnknownInterruptError for an answer that fits no open question, or several."""
+    asked = [question.interrupt for questions in position.questions.values() for question in questions]
+    ids = [interrupt.id for interrupt in asked]
+    if isinstance(resume, dict) and resume and all(_is_interrupt_id(key) for key in resume):
+        unknown = [key for key in resume if key not in ids]
+        if unknown:
+            raise _no_question(position, f"no open question has the id {unknown[0]!r}", asked)
+        return dict(resume)
+    if len(ids) != 1:
+        problem = f"there are {len(ids)} open questions" if ids else "it is not waiting for an answer"
+        raise _no_question(position, problem, asked)
+    return {ids[0]: resume}
+
+
+def _is_interrupt_id(key: Any) -> bool:
+    return isinstance(key, str) and len(key) == 32 and all(letter in "0123456789abcdef" for letter in key)
+
+
+def _no_question(position: Position, problem: str, asked: Sequence[Interrupt]) -> UnknownInterruptError:
+    fix = (
+        "Answer by id: Command(resume={id: answer})." if asked else "It may have been answered already: see get_state."
+    )
+    shown = ", ".join(f"{interrupt.id} ({_short(interrupt.value)})" for interrupt in asked) or "none"
+    return UnknownInterruptError(thread_id=position.thread_id, problem=problem, open=shown, fix=fix)
 
 
 def accept_update(graph: Graph, value: Any) -> Update:

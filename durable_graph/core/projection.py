@@ -19,13 +19,14 @@ from typing import Any
 
 from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.effects import Begun, Recorded, Shown
-from durable_graph.core.model import PregelTask, StateSnapshot, StreamEvent, Task
+from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
 from durable_graph.core.planner import Position, Update, pairs
 from durable_graph.errors import ArgumentError
 
 Emission = Recorded | Begun | Shown
 Chunk = tuple[str, Any]
 
+INTERRUPT = "__interrupt__"
 SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["source"]; else "loop"
 
 
@@ -100,8 +101,18 @@ def snapshot_of(view: View, position: Position) -> StateSnapshot:
         position.created_at,
         config_of(*parent) if parent is not None else None,
         tuple([_task_of(view, position, task) for task in position.tasks]),
-        (),
+        open_interrupts(position),
     )
+
+
+def open_interrupts(position: Position) -> tuple[Interrupt, ...]:
+    """The questions that wait for an answer, in task order."""
+    return tuple([found for task in position.tasks for found in _asked(position, task)])
+
+
+def _asked(position: Position, task: Task) -> tuple[Interrupt, ...]:
+    questions = position.questions.get(task.id, ())
+    return tuple([Interrupt(detached(q.interrupt.value), q.interrupt.id) for q in questions])
 
 
 def _task_of(view: View, position: Position, task: Task) -> PregelTask:
@@ -109,7 +120,7 @@ def _task_of(view: View, position: Position, task: Task) -> PregelTask:
     error = f"{failure.type}: {failure.message}" if failure else None
     result = view.update(position.done[task.id]) or {} if task.id in position.done else None
     place = int(task.id.rpartition(".")[2])
-    return PregelTask(task.id, task.node, ("task", task.node, place), error, (), None, result)
+    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(position, task), None, result)
 
 
 def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
@@ -120,13 +131,25 @@ def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
 
 
 def _updates(view: View, it: Emission) -> Iterator[Any]:
-    if isinstance(it, Recorded) and it.row.kind == "task":
+    if not isinstance(it, Recorded):
+        return
+    if it.row.kind == "task":
         yield {it.row.node: view.update(it.body.get("update"))}
+    elif it.row.kind == "interrupt":
+        yield {INTERRUPT: interrupts_of(it)}
 
 
 def _values(view: View, it: Emission) -> Iterator[Any]:
-    if isinstance(it, Recorded) and (it.changed or it.row.kind == "resume"):
+    if not isinstance(it, Recorded):
+        return
+    if it.changed or it.row.kind == "resume":
         yield view.values(it.position)
+    elif it.row.kind == "interrupt" and it.row.task is not None:
+        yield {**view.values(it.position), INTERRUPT: interrupts_of(it)}
+
+
+def interrupts_of(it: Recorded) -> tuple[Interrupt, ...]:
+    return tuple([Interrupt(detached(value), name) for value, name, _ in it.body["interrupts"]])
 
 
 def _custom(view: View, it: Emission) -> Iterator[Any]:
@@ -143,14 +166,14 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
                 "input": view.input(task, it.position),
                 "triggers": task.triggers,
             }
-    elif isinstance(it, Recorded) and it.row.kind in ("task", "error"):
+    elif isinstance(it, Recorded) and it.row.task is not None:
         error = it.body.get("error")
         yield {
             "id": it.row.task,
             "name": it.row.node,
             "error": f"{error['type']}: {error['message']}" if error else None,
             "result": _result(view, it.body.get("update")),
-            "interrupts": [],
+            "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
         }
 
 
@@ -172,8 +195,15 @@ def _checkpoints(view: View, it: Emission) -> Iterator[Any]:
         "values": snapshot.values,
         "metadata": snapshot.metadata,
         "next": list(snapshot.next),
-        "tasks": [{"id": t.id, "name": t.name, "interrupts": (), "state": None} for t in snapshot.tasks],
+        "tasks": [
+            {"id": t.id, "name": t.name, "interrupts": tuple(map(_shown, t.interrupts)), "state": t.state}
+            for t in snapshot.tasks
+        ],
     }
+
+
+def _shown(interrupt: Interrupt) -> dict[str, Any]:
+    return {"value": interrupt.value, "id": interrupt.id}
 
 
 def _debug(view: View, it: Emission) -> Iterator[Any]:
@@ -205,6 +235,8 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
         task=row.task,
         attempt=it.body.get("attempt", 1) if row.task else None,
     )
+    if "interrupts" in it.body:
+        metadata["interrupts"] = interrupts_of(it)
     if "error" in it.body:
         metadata["error"] = dict(it.body["error"])
     return StreamEvent(

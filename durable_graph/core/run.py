@@ -35,7 +35,7 @@ from durable_graph.core.effects import (
 )
 from durable_graph.core.history import Decoder, load, pack
 from durable_graph.core.job import Steps, run_entry, run_node
-from durable_graph.core.model import END, START, Graph, Task
+from durable_graph.core.model import END, START, Command, Graph, Task
 from durable_graph.core.planner import (
     Body,
     Goto,
@@ -43,6 +43,7 @@ from durable_graph.core.planner import (
     Update,
     accept_input,
     accept_update,
+    command_body,
     gone,
     input_body,
     task_body,
@@ -53,6 +54,7 @@ from durable_graph.core.times import iso
 from durable_graph.errors import (
     EmptyInputError,
     FencedError,
+    GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
     NodeCodeError,
@@ -88,6 +90,8 @@ class Call:
     recorded: Mapping[str, Any] = field(default_factory=dict)  # of the config, what the run's first row keeps
     context: Any = None
     recursion_limit: int = 10_000
+    interrupt_before: frozenset[str] = frozenset()  # "*" for all nodes
+    interrupt_after: frozenset[str] = frozenset()
     announce: bool = False  # somebody wants to see tasks begin
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
@@ -129,6 +133,9 @@ class Run:
         if self.call.updates:
             kind, node = "update", self._updating_node()
             body = yield from self._updated(node)
+        elif isinstance(self.call.input, Command):
+            self._check_exists()
+            kind, node, body = "resume", None, command_body(self.graph, self.position, self.call.input)
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
@@ -175,6 +182,14 @@ class Run:
             if started
             else "Give an input to start it. If it should exist, check the thread_id and the database URL.",
         )
+
+    def _check_exists(self) -> None:
+        if self.position.tail < 0:
+            raise EmptyInputError(
+                thread_id=self.call.thread_id,
+                problem="does not exist yet, so there is nothing to command",
+                fix="Give an input to start it. If it should exist, check the thread_id and the database URL.",
+            )
 
     def _accepted(self) -> Generator[Effect, Any, Body]:
         update = accept_input(self.graph, self.call.input)
@@ -257,10 +272,13 @@ class Run:
         if self.call.updates:
             return
         for _ in range(self.call.recursion_limit):
-            if self.stopped or not self.position.tasks:
+            if self.stopped or not self.position.runnable:
+                return
+            if self._pauses():
+                yield from self._pause()
                 return
             yield from self._superstep()
-        if self.position.tasks and not self.stopped:
+        if self.position.runnable and not self.stopped and not self._pauses():
             raise GraphRecursionError(
                 thread_id=self.call.thread_id,
                 limit=self.call.recursion_limit,
@@ -268,8 +286,21 @@ class Run:
                 next=", ".join(self.position.next),
             )
 
+    def _pauses(self) -> bool:
+        """Whether the caller wants to look before these nodes, or after those that ran. Once for each barrier."""
+        position, call = self.position, self.call
+        if position.done or position.paused:
+            return False
+        ran = [node for node in position.last_nodes if node != START]
+        return _names_one(call.interrupt_before, position.next) or _names_one(call.interrupt_after, ran)
+
+    def _pause(self) -> Effects:
+        now = yield Now()
+        body: Body = {"interrupts": []}
+        yield from self._commit([self._record("interrupt", None, None, body, now, self.position.step)])
+
     def _superstep(self) -> Effects:
-        tasks = self.position.pending
+        tasks = self.position.runnable
         for task in tasks:
             if task.node not in self.graph.nodes:
                 raise gone(self.call.thread_id, task.node, self.graph)
@@ -327,7 +358,18 @@ class Run:
             job.send(detached(data))
 
         call = self.call
-        return Runtime(call.context, write, call.thread_id, self.position.step, job.task.id, job.attempt, call.config)
+        given = self.position.answers.get(job.task.id, ())
+        return Runtime(
+            call.context,
+            write,
+            call.thread_id,
+            self.position.step,
+            job.task.id,
+            job.attempt,
+            call.config,
+            _durable=self.codec is not None,
+            _answers=tuple([answer for question, answer in given if not question.below]),
+        )
 
     def _show(self, sent: Sent) -> Effects:
         rows, number = self.segment
@@ -339,6 +381,9 @@ class Run:
     def _outcome(self, item: Finished, failures: list[BaseException]) -> Recorded | None:
         """The row of a task that has ended: its result, or if it failed, its error."""
         error = item.error
+        if isinstance(error, GraphInterrupt):
+            asked = [[interrupt.value, interrupt.id, False] for interrupt in error.interrupts]
+            return self._ended("interrupt", item, {"interrupts": asked})
         if error is None:
             try:
                 return self._result(item)
@@ -364,7 +409,7 @@ class Run:
         job = item.job
         if job.custom:
             body["custom"] = job.custom
-        if job.attempt > 1 or kind == "error":
+        if job.attempt > 1 or kind != "task":
             body["attempt"] = job.attempt
         body["started"] = iso(item.started)
         recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
@@ -482,9 +527,15 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         raise ThreadExistsError(thread_id=call.thread_id) from error
 
 
+def _names_one(wanted: frozenset[str], nodes: Sequence[str]) -> bool:
+    return bool(nodes) and ("*" in wanted or not wanted.isdisjoint(nodes))
+
+
 def _status(position: Position) -> str:
     if position.errors:
         return "failed"
+    if position.questions or position.paused:
+        return "interrupted"
     return "pending" if position.tasks else "finished"
 
 

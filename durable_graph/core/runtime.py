@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from durable_graph.errors import CallError
+from durable_graph.core.channels import detached
+from durable_graph.core.model import Interrupt
+from durable_graph.errors import CallError, GraphInterrupt
 
 ContextT = TypeVar("ContextT")
 StreamWriter = Callable[[Any], None]
@@ -24,6 +27,10 @@ class Runtime(Generic[ContextT]):
     task: str  # the task's id
     attempt: int  # 1 for the first; above that the task may have run before, wholly or in part
     config: Mapping[str, Any] = field(default_factory=dict)
+    previous: Any = None  # what the last run of an entrypoint kept; None in a graph
+    _durable: bool = True  # there is a log
+    _answers: tuple[Any, ...] = ()  # to this task's own questions, in the order in which it asked
+    _asked: list[str] = field(default_factory=list)  # ids of the questions of this attempt so far
 
     @property
     def idempotency_key(self) -> str:
@@ -42,6 +49,28 @@ def get_runtime() -> Runtime[Any]:
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
         )
     return runtime
+
+
+def interrupt(value: Any) -> Any:
+    """Ask somebody outside and wait for the answer, for minutes or for weeks; no process needs to run meanwhile.
+
+    value: the question, shown to the consumer as `{"__interrupt__": (Interrupt(value, id),)}` and kept in the log.
+    Returns the answer once the thread is continued with `Command(resume=answer)`. The node then runs again from its
+    start, and each call here returns the answer it got before, in the order of the calls. Raises GraphInterrupt,
+    which a node must let pass; CallError outside of a node or in a graph without a checkpointer.
+    """
+    runtime = get_runtime()
+    number = len(runtime._asked)
+    name = hashlib.sha256(f"{runtime.thread_id}/{runtime.task}/{number}".encode()).hexdigest()[:32]
+    runtime._asked.append(name)
+    if number < len(runtime._answers):
+        return detached(runtime._answers[number])
+    if not runtime._durable:
+        raise CallError(
+            problem="interrupt() was called in a graph without a checkpointer",
+            fix="Compile the graph with a database: the question has to be kept until it is answered.",
+        )
+    raise GraphInterrupt([Interrupt(value, name)])
 
 
 def get_config() -> Mapping[str, Any]:
