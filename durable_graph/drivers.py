@@ -18,19 +18,22 @@ import contextlib
 import contextvars
 import inspect
 import queue
+import random
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
 from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Invoke, Job, Next, Now, Save, Sent, Start
 from durable_graph.core.job import Steps
+from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.projection import Emission
 from durable_graph.core.run import Effects
-from durable_graph.errors import CallError
+from durable_graph.core.schema import is_coroutine
+from durable_graph.errors import CallError, NodeTimeoutError
 from durable_graph.store import Store
 
 T = TypeVar("T")
@@ -38,6 +41,7 @@ Show = Callable[[Emission], Iterable[Any]]
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
+pause: Callable[[float], None] = time.sleep
 
 
 # --- sync -------------------------------------------------------------------------------------
@@ -95,27 +99,36 @@ class _Threads:
         self._workers = workers
         self._pool: Executor | None = None
         self._alone: Job | None = None
-        self._futures: dict[Future[None], Job] = {}
+        self._active: set[Job] = set()  # started, and not yet told of as finished
+        self._begun: set[Job] = set()
+        self._futures: list[Future[None]] = []
+        self._lock = threading.Lock()
+        self._halt = threading.Event()  # nothing begins any more
         # One place: who sends custom events faster than the consumer takes them has to wait.
         self._arrived: queue.Queue[Sent | Finished] = queue.Queue(maxsize=1)
 
-    def start(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        self._futures = {}  # of this superstep only
-        if len(jobs) == 1 and not self._live:
+    def start(self, jobs: Sequence[Job]) -> None:
+        if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
+        self._active.update(jobs)
+        self._futures = [future for future in self._futures if not future.done()]
         for job in jobs:
             job.send = partial(self._sent, job)
-            context = contextvars.copy_context()
-            self._futures[self._pool.submit(context.run, self._work, job)] = job
+            self._futures.append(self._pool.submit(contextvars.copy_context().run, self._work, job))
 
     def _sent(self, job: Job, data: Any) -> None:
         self._arrived.put(Sent(job, data))
 
     def _work(self, job: Job) -> None:
+        if job.delay:
+            self._halt.wait(delay_of(job))
+        with self._lock:
+            if self._halt.is_set():
+                return
+            self._begun.add(job)
         self._arrived.put(run_job(job))
 
     def next(self) -> list[Sent | Finished]:
@@ -124,9 +137,14 @@ class _Threads:
         items = [self._arrived.get()]
         while not self._arrived.empty():
             items.append(self._arrived.get())
+        done = {item.job for item in items if isinstance(item, Finished)}
+        self._active -= done
+        self._begun -= done
         return items
 
     def _run_alone(self, job: Job) -> list[Sent | Finished]:
+        if job.delay:
+            pause(delay_of(job))
         self._alone = None
         sent: list[Sent | Finished] = []
         job.send = lambda data: sent.append(Sent(job, data))
@@ -134,16 +152,28 @@ class _Threads:
         return [*sent, finished]
 
     def cancel(self) -> list[Job]:
-        return [job for future, job in self._futures.items() if future.cancel()]
+        if self._alone is not None:
+            job, self._alone = self._alone, None
+            return [job]
+        with self._lock:
+            self._halt.set()
+            idle = self._active - self._begun
+            self._active -= idle
+        return list(idle)
 
     def close(self) -> None:
         if self._pool is None:
             return
+        self._halt.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in self._futures):
             with contextlib.suppress(queue.Empty):  # let go of those who wait for a place
                 self._arrived.get(timeout=0.01)
         self._pool.shutdown()
+
+
+def delay_of(job: Job) -> float:
+    return job.delay + (random.random() if job.jitter else 0.0)
 
 
 def run_job(job: Job) -> Finished:
@@ -286,41 +316,39 @@ class _Tasks:
         self._closed = False
         self._cancelled = False  # while a sync node ran alone
 
-    def start(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        self._running, self._begun = {}, set()  # of this superstep only
-        if len(jobs) == 1 and not self._live:
+    def start(self, jobs: Sequence[Job]) -> None:
+        if len(jobs) == 1 and not self._live and not self._running:
             self._alone = jobs[0]
             return
         for job in jobs:
             self._running[asyncio.create_task(self._work(job))] = job
 
     async def _work(self, job: Job) -> None:
-        if self._gate is None:
-            await self._run(job)
-            return
-        async with self._gate:
+        if job.delay:
+            await asyncio.sleep(delay_of(job))
+        async with self._gate or contextlib.nullcontext():
             await self._run(job)
 
     async def _run(self, job: Job) -> None:
         self._begun.add(job)
         loop = asyncio.get_running_loop()
-        job.send = lambda data: self._send(loop, Sent(job, data))
+        job.send = partial(self._send, loop, job)
         started = clock()
         try:
-            result = await self._steps(job.steps)
+            result = await self._steps(job)
         except BaseException as error:
             item = Finished(job, None, error, started, clock())
         else:
             item = Finished(job, result, None, started, clock())
         self._put(item)
 
-    async def _steps(self, steps: Steps) -> Any:
+    async def _steps(self, job: Job) -> Any:
+        steps = job.steps
         try:
             invoke = next(steps)
             while True:
                 try:
-                    answer = await self._call(invoke)
+                    answer = await self._call(job, invoke)
                 except BaseException as error:
                     invoke = steps.throw(error)
                 else:
@@ -328,10 +356,11 @@ class _Tasks:
         except StopIteration as done:
             return done.value
 
-    async def _call(self, invoke: Invoke) -> Any:
+    async def _call(self, job: Job, invoke: Invoke) -> Any:
         call = invoke.call
-        if _is_coroutine(call):
-            return await call(*invoke.args, **invoke.kwargs)
+        if is_coroutine(call):
+            waited = call(*invoke.args, **invoke.kwargs)
+            return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
         context = contextvars.copy_context()
         answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs))
         return await answer if inspect.isawaitable(answer) else answer
@@ -349,8 +378,10 @@ class _Tasks:
             self._cancelled = self._alone_runs
             return future.result()
 
-    def _send(self, loop: asyncio.AbstractEventLoop, item: Sent) -> None:
+    def _send(self, loop: asyncio.AbstractEventLoop, job: Job, data: Any) -> None:
+        item = Sent(job, data)
         if _runs_here(loop):
+            job.alive()
             self._put(item)  # an async node cannot be made to wait from inside its own loop
             return
         taken = threading.Event()
@@ -379,9 +410,14 @@ class _Tasks:
         self._items.clear()
         self._arrived.clear()
         self._let_go()
+        done = {item.job for item in items if isinstance(item, Finished)}
+        self._begun -= done
+        self._running = {task: job for task, job in self._running.items() if job not in done or not task.done()}
         return items
 
     async def _run_alone(self, job: Job) -> None:
+        if job.delay:
+            await asyncio.sleep(delay_of(job))
         self._alone, self._alone_runs = None, True
         await self._run(job)
         self._alone_runs = False
@@ -398,6 +434,9 @@ class _Tasks:
             raise
 
     def cancel(self) -> list[Job]:
+        if self._alone is not None:
+            job, self._alone = self._alone, None
+            return [job]
         waiting = {task: job for task, job in self._running.items() if job not in self._begun}
         for task in waiting:
             task.cancel()
@@ -414,9 +453,20 @@ class _Tasks:
             self._pool.shutdown()
 
 
-def _is_coroutine(call: Callable[..., Any]) -> bool:
-    """Also of an object whose `__call__` is async."""
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+async def _timed(job: Job, waited: Awaitable[Any], timeout: TimeoutPolicy) -> Any:
+    """Await a node, but not for longer than it may take altogether, or without a sign of life."""
+    run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
+            if idle is not None:
+                job.alive = lambda: quiet.reschedule(loop.time() + idle)
+            return await waited
+    except TimeoutError as error:
+        for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):
+            if scope.expired():
+                raise NodeTimeoutError(node=job.task.node, kind=kind, timeout=limit) from error
+        raise
 
 
 def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:

@@ -7,6 +7,7 @@ The first split is who has to act; each message says what happened, where, and w
     ├── NodeCodeError                            whoever wrote the node, reducer or router
     │   ├── InvalidUpdateError
     │   ├── UnstorableValueError (TypeError)
+    │   ├── NodeTimeoutError
     │   └── RoutingError
     ├── CallError                            whoever called the graph
     │   ├── ArgumentError (ValueError)
@@ -161,6 +162,11 @@ class FencedError(StoreError):
 class CorruptCheckpointError(StoreError):
     """Step {step} of thread {thread_id!r} cannot be read: {problem}. Run graph.verify(config) to see what
     was altered, and restore that row from a backup."""
+
+
+class NodeTimeoutError(NodeCodeError):
+    """Node {node!r} took more than its {kind}_timeout of {timeout} s. It was cancelled; if it has a retry
+    policy that decides. Raise the timeout or make the node faster."""
 
 
 # --- signals ----------------------------------------------------------------------------------

@@ -7,13 +7,27 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from durable_graph.codec import Codec, storable_types
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import Channel
-from durable_graph.core.model import END, START, Branch, Command, Graph, Join, Node, Send
-from durable_graph.core.schema import Schema, field_checks, read_schema, wanted_arguments
+from durable_graph.core.model import (
+    END,
+    START,
+    Branch,
+    Command,
+    Graph,
+    Join,
+    Node,
+    RetryPolicy,
+    Send,
+    TimeoutPolicy,
+    seconds_of,
+)
+from durable_graph.core.planner import HANDLER
+from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import open_store
 from durable_graph.store import Store
@@ -78,6 +92,9 @@ class StateGraph(Generic[StateT]):
         defer: bool = False,
         metadata: Mapping[str, Any] | None = None,
         input_schema: type[Any] | None = None,
+        retry_policy: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        timeout: float | timedelta | TimeoutPolicy | None = None,
+        error_handler: Callable[..., Any] | None = None,
         destinations: Mapping[str, str] | Sequence[str] | None = None,
     ) -> Self:
         """Add a function as a node.
@@ -88,6 +105,10 @@ class StateGraph(Generic[StateT]):
         defer: run it only when nothing else is left to run.
         metadata: remarks, for the picture.
         input_schema: what it receives, if not the state; by default the annotation of its first parameter.
+        retry_policy: when to try again within a run; of several the first that matches the error counts.
+        timeout: for one attempt of an async node, in seconds, as a timedelta or a TimeoutPolicy.
+        error_handler: runs when the node has failed for good, in its place: takes the state and, as `error`, a
+            NodeError; what it returns counts. The node's own edges are not followed, so return Command(goto=...) to go on.
         destinations: where a Command of it may lead, for the picture; by default what its return annotation names.
 
         Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
@@ -98,12 +119,26 @@ class StateGraph(Generic[StateT]):
         if name in (START, END):
             raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
         schema, ends = _annotations(call)
+        read = self._schema(input_schema or schema or self.state_schema)
+        policy = _timeout(timeout)
+        if policy is not None and not is_coroutine(call):
+            raise DrawingError(
+                problem=f"node {name!r} has a timeout but is no async function",
+                fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
+            )
+        handler = None
+        if error_handler is not None:
+            handler = HANDLER + name
+            self.nodes[handler] = Node(handler, error_handler, read, wanted_arguments(error_handler))
         self.nodes[name] = Node(
             name,
             call,
-            self._schema(input_schema or schema or self.state_schema),
+            read,
             wanted_arguments(call),
             defer=defer,
+            retry=(retry_policy,) if isinstance(retry_policy, RetryPolicy) else tuple(retry_policy or ()),
+            timeout=policy,
+            error_handler=handler,
             destinations=_labels(destinations) if destinations is not None else dict.fromkeys(ends),
             metadata=dict(metadata or {}),
         )
@@ -287,6 +322,18 @@ def _named(node: Any, action: Any) -> tuple[str, Callable[..., Any]]:
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call
+
+
+def _timeout(timeout: float | timedelta | TimeoutPolicy | None) -> TimeoutPolicy | None:
+    """In seconds; raises DrawingError for a time that is none."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, TimeoutPolicy):
+        timeout = TimeoutPolicy(run_timeout=timeout)
+    run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
+    if any(limit is not None and limit <= 0 for limit in (run, idle)):
+        raise DrawingError(problem=f"the timeout {timeout!r} is not positive", fix="Give seconds above 0.")
+    return TimeoutPolicy(run_timeout=run, idle_timeout=idle)
 
 
 def _no_call(*_: Any) -> None:

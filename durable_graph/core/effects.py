@@ -6,6 +6,7 @@
     Save       commits rows, a claim and a snapshot                  None, once they are durable
     Emit       shows it to the consumer                              True if the consumer has gone
     Start      begins jobs: one in place, several side by side       None
+               (those with a delay, after it)
     Next       waits until a job sends or finishes                   what came in, oldest first
     Cancel     takes back jobs that have not begun                   those jobs
 
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
-from durable_graph.core.model import Task
+from durable_graph.core.model import Task, TimeoutPolicy
 from durable_graph.core.planner import Body, Goto, Position, Update
 from durable_graph.store import Claim, Row, Store
 
@@ -42,19 +43,28 @@ class Invoke(NamedTuple):
     call: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    timeout: TimeoutPolicy | None = None
 
 
 class Job:
     """One attempt of a task, ready to run."""
 
-    __slots__ = ("attempt", "custom", "send", "steps", "task")
+    __slots__ = ("alive", "attempt", "custom", "delay", "failures", "jitter", "send", "steps", "task")
 
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.delay = 0.0  # seconds to wait before it begins
+        self.jitter = False  # and up to one more
+        self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
+        self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
         self.custom: list[Any] = []  # what the row will record of the custom events
         self.send: Callable[[Any], None] = self.custom.append  # replaced by the driver
         self.steps: Generator[Invoke, Any, tuple[Update, Goto]]
+
+
+def _nobody() -> None:
+    pass
 
 
 class Start(NamedTuple):

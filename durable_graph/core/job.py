@@ -11,7 +11,7 @@ from typing import Any
 
 from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.effects import Invoke, Job
-from durable_graph.core.model import START, Branch, Graph, Node
+from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
     Goto,
     Position,
@@ -33,13 +33,15 @@ def node_input(node: Node, position: Position, arg: Any) -> Any:
     return node.schema.build(node.schema.select(position.values.share()))
 
 
-def run_node(graph: Graph, position: Position, job: Job, runtime: Runtime[Any]) -> Steps:
-    """Call the job's node, check its update, ask its routers."""
+def run_node(
+    graph: Graph, position: Position, job: Job, runtime: Runtime[Any], error: NodeError | None = None
+) -> Steps:
+    """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
     token = current.set(runtime)
     try:
         given = node_input(node, position, job.task.arg)
-        output = yield Invoke(node.call, (given,), _extras(node.wants, runtime))
+        output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
@@ -79,12 +81,14 @@ def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, 
     return state
 
 
-def _extras(wants: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:
     if not wants:
         return {}
     given: Mapping[str, Callable[[], Any]] = {
         "runtime": lambda: runtime,
         "config": lambda: runtime.config,
         "writer": lambda: runtime.stream_writer,
+        "previous": lambda: runtime.previous,
+        "error": lambda: error,
     }
     return {name: given[name]() for name in wants}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from durable_graph.core.channels import MISSING, Channel
@@ -109,6 +110,65 @@ class StateSnapshot(NamedTuple):
     interrupts: tuple[Any, ...]
 
 
+# --- policies ---------------------------------------------------------------------------------
+
+
+def retry_by_default(error: Exception) -> bool:
+    """Whether trying again may help: not for what looks like a mistake in the code; of HTTP errors the server's."""
+    status = getattr(getattr(error, "response", None), "status_code", None)  # httpx and requests, unimported
+    if isinstance(status, int):
+        return status >= 500
+    return isinstance(error, ConnectionError) or not isinstance(error, _MISTAKES)
+
+
+_MISTAKES = (
+    ValueError, TypeError, ArithmeticError, ImportError, LookupError, NameError, SyntaxError, RuntimeError,
+    ReferenceError, StopIteration, StopAsyncIteration, OSError,
+)  # fmt: skip
+
+
+class RetryPolicy(NamedTuple):
+    """When and how often a failed node is tried again within a run. Times in seconds."""
+
+    initial_interval: float = 0.5  # before the first retry
+    backoff_factor: float = 2.0  # each interval is so many times the one before
+    max_interval: float = 128.0
+    max_attempts: int = 3  # the first one included
+    jitter: bool = True  # up to a second more, so that many do not come back at once
+    retry_on: type[Exception] | Sequence[type[Exception]] | Callable[[Exception], bool] = retry_by_default
+
+    def matches(self, error: Exception) -> bool:
+        if isinstance(self.retry_on, type):
+            return isinstance(error, self.retry_on)
+        if isinstance(self.retry_on, Sequence):
+            return isinstance(error, tuple(self.retry_on))
+        return self.retry_on(error)
+
+    def interval(self, failures: int) -> float:
+        """Seconds to wait after so many failures, without jitter."""
+        return min(self.max_interval, self.initial_interval * self.backoff_factor ** (failures - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutPolicy:
+    """How long one attempt of an async node may take, in seconds or as a timedelta."""
+
+    run_timeout: float | timedelta | None = None  # altogether
+    idle_timeout: float | timedelta | None = None  # without a sign of life: a custom event or `runtime.heartbeat()`
+
+
+def seconds_of(limit: float | timedelta | None) -> float | None:
+    return limit.total_seconds() if isinstance(limit, timedelta) else limit
+
+
+@dataclass(frozen=True, slots=True)
+class NodeError:
+    """Given to an error handler that has a parameter named `error`: which node failed, and with what."""
+
+    node: str
+    error: BaseException
+
+
 # --- a drawn graph ----------------------------------------------------------------------------
 
 
@@ -144,6 +204,9 @@ class Node:
     branches: tuple[Branch, ...] = ()
     joins: tuple[Join, ...] = ()
     defer: bool = False
+    retry: tuple[RetryPolicy, ...] = ()  # the first that matches the error counts
+    timeout: TimeoutPolicy | None = None
+    error_handler: str | None = None  # the node that takes over when this one has failed for good
     destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

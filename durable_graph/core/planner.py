@@ -21,6 +21,7 @@ The body of a row is a dictionary:
     add        in a resume row, tasks that a Command adds to the superstep at hand, as in `next`
     custom     what the task sent to the stream writer: [rows before it, number, data]
     attempt    which attempt of the task this is, from 1
+    failures   errors of the attempts before it in this run: {error, started, finished}
     started    when that attempt began
     run        in the first row of a run: its metadata, tags and graph
 
@@ -54,6 +55,8 @@ from durable_graph.errors import (
     RoutingError,
     UnknownInterruptError,
 )
+
+HANDLER = "__error_handler__"  # LangGraph's prefix: "<prefix><node>" took a failed node's task over
 
 Body = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]] | None
@@ -158,6 +161,8 @@ class Position:
 
     def _task(self, row: Any, body: Body) -> bool:
         self.done[row.task] = body.get("update")
+        if row.node.startswith(HANDLER):
+            self.tasks = tuple([t._replace(node=row.node) if t.id == row.task else t for t in self.tasks])
         if "goto" in body:
             self.gotos[row.task] = body["goto"]
         if self.errors:
@@ -522,7 +527,8 @@ def task_body(graph: Graph, position: Position, task: Task, update: Update, goto
         done = {**position.done, task.id: update}
         gotos = {**position.gotos, task.id: goto}
         reduce_into(graph, position.values, _in_order(position.tasks, done), body)
-        plan_into(graph, position, [(t.node, gotos.get(t.id, [])) for t in position.tasks], body)
+        ran = [(task.node if t.id == task.id else t.node, gotos.get(t.id, [])) for t in position.tasks]
+        plan_into(graph, position, ran, body)
     return body
 
 

@@ -34,8 +34,8 @@ from durable_graph.core.effects import (
     Start,
 )
 from durable_graph.core.history import Decoder, load, pack
-from durable_graph.core.job import Steps, run_entry, run_node
-from durable_graph.core.model import END, START, Command, Graph, Task
+from durable_graph.core.job import run_entry, run_node
+from durable_graph.core.model import END, START, Command, Graph, NodeError, Task
 from durable_graph.core.planner import (
     Body,
     Goto,
@@ -54,6 +54,7 @@ from durable_graph.core.times import iso
 from durable_graph.errors import (
     EmptyInputError,
     FencedError,
+    GraphBubbleUp,
     GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
@@ -331,6 +332,10 @@ class Run:
                 if type(item) is Sent:
                     yield from self._show(item)
                     continue
+                again = self._next_attempt(item) if not winding_down else None
+                if again is not None:
+                    yield Start([again])
+                    continue
                 running -= 1
                 if batch:  # shown as of its own row, not of the last one of its batch
                     batch[-1] = batch[-1]._replace(position=self.position.frozen())
@@ -343,13 +348,30 @@ class Run:
                 running -= len((yield Cancel()))
         return failures
 
-    def _job(self, task: Task) -> Job:
-        job = Job(task, self.position.attempts.get(task.id, 0) + 1)
-        job.steps = self._steps_of(job)
+    def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
+        job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
+        job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
         return job
 
-    def _steps_of(self, job: Job) -> Steps:
-        return run_node(self.graph, self.position, job, self._runtime(job))
+    def _next_attempt(self, item: Finished) -> Job | None:
+        """After a failure: the same task again if its retry policy says so, else with its error handler, if it has one."""
+        error, job = item.error, item.job
+        if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or self.stopped:
+            return None
+        node = self.graph.nodes[job.task.node]
+        policy = next((policy for policy in node.retry if policy.matches(error)), None)
+        if policy is not None and len(job.failures) + 1 < policy.max_attempts:
+            again = self._job(job.task, job.attempt + 1)
+            again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
+        elif node.error_handler is not None:
+            failed = NodeError(node.name, error)
+            again = self._job(job.task._replace(node=node.error_handler), job.attempt, failed)
+        else:
+            return None
+        failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
+        again.failures = [*job.failures, failure]
+        again.custom = job.custom
+        return again
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
@@ -367,6 +389,7 @@ class Run:
             job.task.id,
             job.attempt,
             call.config,
+            heartbeat=lambda: job.alive(),
             _durable=self.codec is not None,
             _answers=tuple([answer for question, answer in given if not question.below]),
         )
@@ -393,12 +416,7 @@ class Run:
         if not isinstance(error, Exception):
             return None  # KeyboardInterrupt, SystemExit: not the task's failure
         error.add_note(f"in node {item.job.task.node!r} of thread {self.call.thread_id!r}")
-        failure = {
-            "type": f"{type(error).__module__}.{type(error).__qualname__}",
-            "message": str(error)[:10_000],
-            "traceback": "".join(traceback.format_exception(error))[-10_000:],
-        }
-        return self._ended("error", item, {"error": failure})
+        return self._ended("error", item, {"error": _told(error)})
 
     def _result(self, item: Finished) -> Recorded:
         assert item.result is not None
@@ -409,6 +427,8 @@ class Run:
         job = item.job
         if job.custom:
             body["custom"] = job.custom
+        if job.failures:
+            body["failures"] = job.failures
         if job.attempt > 1 or kind != "task":
             body["attempt"] = job.attempt
         body["started"] = iso(item.started)
@@ -525,6 +545,15 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         yield Save([row], Claim(None, values))
     except FencedError as error:
         raise ThreadExistsError(thread_id=call.thread_id) from error
+
+
+def _told(error: Exception) -> dict[str, str]:
+    """An error as a row records it."""
+    return {
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "message": str(error)[:10_000],
+        "traceback": "".join(traceback.format_exception(error))[-10_000:],
+    }
 
 
 def _names_one(wanted: frozenset[str], nodes: Sequence[str]) -> bool:

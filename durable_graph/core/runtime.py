@@ -28,6 +28,7 @@ class Runtime(Generic[ContextT]):
     attempt: int  # 1 for the first; above that the task may have run before, wholly or in part
     config: Mapping[str, Any] = field(default_factory=dict)
     previous: Any = None  # what the last run of an entrypoint kept; None in a graph
+    heartbeat: Callable[[], None] = lambda: None  # a sign of life, for a node with an idle_timeout
     _durable: bool = True  # there is a log
     _answers: tuple[Any, ...] = ()  # to this task's own questions, in the order in which it asked
     _asked: list[str] = field(default_factory=list)  # ids of the questions of this attempt so far
