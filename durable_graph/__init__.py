@@ -44,6 +44,7 @@ from durable_graph.errors import (
     UnknownInterruptError,
     UnstorableValueError,
 )
+from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
 from durable_graph.store import Thread
@@ -96,8 +97,10 @@ __all__ = [
     "TimeoutPolicy",
     "UnknownInterruptError",
     "UnstorableValueError",
+    "entrypoint",
     "get_config",
     "get_runtime",
     "get_stream_writer",
     "interrupt",
+    "task",
 ]

@@ -15,9 +15,10 @@ from typing import Any, Generic, TypeVar
 
 from durable_graph import leases
 from durable_graph.codec import Codec
+from durable_graph.core import runtime
 from durable_graph.core.channels import detached
 from durable_graph.core.config import CallConfig, read_config
-from durable_graph.core.model import Graph, StreamMode, Task
+from durable_graph.core.model import Command, Graph, StreamMode, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import ANNOUNCED, INTERRUPT, Emission, View, check_modes, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, Run, fork
@@ -64,7 +65,7 @@ class CompiledGraph(Log, Generic[StateT]):
 
     def with_config(self, config: Config) -> CompiledGraph[StateT]:
         """The same graph with these settings under those of each call."""
-        return CompiledGraph(self._graph, self._store, self._codec, self._key, config)
+        return type(self)(self._graph, self._store, self._codec, self._key, config)
 
     # --- running ------------------------------------------------------------------------------
 
@@ -278,14 +279,15 @@ class CompiledGraph(Log, Generic[StateT]):
                 given,
                 owner,
                 context=context,
-                input=input,
+                input=input if isinstance(input, Command) else self._accepts(input),
                 announce=bool(ANNOUNCED & {*wanted}),
                 interrupt_before=_pause(pauses[0], self._graph.interrupt_before),
                 interrupt_after=_pause(pauses[1], self._graph.interrupt_after),
             )
             return self._new_run(call)
 
-        return _Plan(begin, show or self._show(modes), "custom" in wanted, given.max_concurrency)
+        beside = "custom" in wanted or runtime.calls_are_possible
+        return _Plan(begin, show or self._show(modes), beside, given.max_concurrency)
 
     def _update_plan(self, config: Config, values: Any, as_node: str | None) -> _Plan:
         given = self._named(config)
@@ -295,6 +297,10 @@ class CompiledGraph(Log, Generic[StateT]):
             return self._new_run(self._call(given, owner, input=values, updates=True, as_node=as_node))
 
         return _Plan(begin, lambda it: (it,), False, None)
+
+    def _accepts(self, value: Any) -> Any:
+        """The input as the engine takes it."""
+        return value
 
     def _call(self, given: CallConfig, owner: str, **settings: Any) -> Call:
         thread_id = given.thread_id or str(uuid.uuid4())
@@ -358,7 +364,8 @@ class _Final:
             return None
         position = self._last.position
         asked = list(open_interrupts(position))
-        return {**self._view.values(position), **({INTERRUPT: asked} if asked else {})}
+        values: Any = self._view.values(position)  # of an entrypoint it need not be a dict
+        return {**(values if isinstance(values, dict) else {}), INTERRUPT: asked} if asked else values
 
 
 def _pause(nodes: Pauses, compiled: frozenset[str]) -> frozenset[str]:

@@ -27,7 +27,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Invoke, Job, Next, Now, Save, Sent, Start
+from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Invoke, Job, Next, Now, Save, Sent, Spawned, Start
 from durable_graph.core.job import Steps
 from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.projection import Emission
@@ -38,6 +38,8 @@ from durable_graph.store import Store
 
 T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
+Arrival = Sent | Spawned | Finished
+CALLS = 10_000  # threads at most for @tasks that nodes have called; they are made as needed
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
@@ -98,6 +100,8 @@ class _Threads:
         self._live = live
         self._workers = workers
         self._pool: Executor | None = None
+        self._calls: Executor | None = None
+        self._replies: set[Future[Any]] = set()
         self._alone: Job | None = None
         self._active: set[Job] = set()  # started, and not yet told of as finished
         self._begun: set[Job] = set()
@@ -105,9 +109,13 @@ class _Threads:
         self._lock = threading.Lock()
         self._halt = threading.Event()  # nothing begins any more
         # One place: who sends custom events faster than the consumer takes them has to wait.
-        self._arrived: queue.Queue[Sent | Finished] = queue.Queue(maxsize=1)
+        self._arrived: queue.Queue[Arrival] = queue.Queue(maxsize=1)
 
     def start(self, jobs: Sequence[Job]) -> None:
+        if jobs[0].parent is not None:  # a call of a @task, once more
+            assert self._calls is not None
+            self._submit(self._calls, jobs[0])
+            return
         if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
@@ -116,8 +124,22 @@ class _Threads:
         self._active.update(jobs)
         self._futures = [future for future in self._futures if not future.done()]
         for job in jobs:
-            job.send = partial(self._sent, job)
-            self._futures.append(self._pool.submit(contextvars.copy_context().run, self._work, job))
+            self._submit(self._pool, job)
+
+    def _submit(self, pool: Executor, job: Job) -> None:
+        job.send, job.spawn = partial(self._sent, job), self._spawn
+        self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
+
+    def _spawn(self, call: Job) -> Future[Any]:
+        """Called by a node, in its thread. Calls have threads of their own, lest they wait for those that
+        wait for them."""
+        with self._lock:
+            if self._calls is None:
+                self._calls = ThreadPoolExecutor(CALLS, "durable_graph_call")
+            self._replies.add(call.reply)
+        self._arrived.put(Spawned(call))
+        self._submit(self._calls, call)
+        return call.reply
 
     def _sent(self, job: Job, data: Any) -> None:
         self._arrived.put(Sent(job, data))
@@ -126,12 +148,12 @@ class _Threads:
         if job.delay:
             self._halt.wait(delay_of(job))
         with self._lock:
-            if self._halt.is_set():
+            if self._halt.is_set() and job.parent is None:
                 return
             self._begun.add(job)
         self._arrived.put(run_job(job))
 
-    def next(self) -> list[Sent | Finished]:
+    def next(self) -> Sequence[Arrival]:
         if self._alone is not None:
             return self._run_alone(self._alone)
         items = [self._arrived.get()]
@@ -142,7 +164,7 @@ class _Threads:
         self._begun -= done
         return items
 
-    def _run_alone(self, job: Job) -> list[Sent | Finished]:
+    def _run_alone(self, job: Job) -> Sequence[Arrival]:
         if job.delay:
             pause(delay_of(job))
         self._alone = None
@@ -167,9 +189,13 @@ class _Threads:
         self._halt.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in self._futures):
-            with contextlib.suppress(queue.Empty):  # let go of those who wait for a place
+            for reply in self._replies:
+                reply.cancel()  # let go of nodes that wait for a call
+            with contextlib.suppress(queue.Empty):  # and of those who wait for a place
                 self._arrived.get(timeout=0.01)
         self._pool.shutdown()
+        if self._calls is not None:
+            self._calls.shutdown()
 
 
 def delay_of(job: Job) -> float:
@@ -310,14 +336,15 @@ class _Tasks:
         self._alone_runs = False  # nobody takes custom events before it ends
         self._running: dict[asyncio.Task[None], Job] = {}
         self._begun: set[Job] = set()
-        self._items: deque[Sent | Finished] = deque()
+        self._items: deque[Arrival] = deque()
         self._arrived = asyncio.Event()
         self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
+        self._replies: set[Future[Any]] = set()
         self._closed = False
         self._cancelled = False  # while a sync node ran alone
 
     def start(self, jobs: Sequence[Job]) -> None:
-        if len(jobs) == 1 and not self._live and not self._running:
+        if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
             self._alone = jobs[0]
             return
         for job in jobs:
@@ -326,13 +353,14 @@ class _Tasks:
     async def _work(self, job: Job) -> None:
         if job.delay:
             await asyncio.sleep(delay_of(job))
-        async with self._gate or contextlib.nullcontext():
+        gate = self._gate if job.parent is None else None  # a call may not wait for the node that waits for it
+        async with gate or contextlib.nullcontext():
             await self._run(job)
 
     async def _run(self, job: Job) -> None:
         self._begun.add(job)
         loop = asyncio.get_running_loop()
-        job.send = partial(self._send, loop, job)
+        job.send, job.spawn = partial(self._send, loop, job), partial(self._spawn, loop)
         started = clock()
         try:
             result = await self._steps(job)
@@ -388,7 +416,20 @@ class _Tasks:
         loop.call_soon_threadsafe(self._put, item, taken)
         taken.wait()
 
-    def _put(self, item: Sent | Finished, taken: threading.Event | None = None) -> None:
+    def _spawn(self, loop: asyncio.AbstractEventLoop, call: Job) -> Any:
+        """Called by a node: an async one gets something to await, a plain one, in its thread, a future to wait for."""
+        self._replies.add(call.reply)
+        if _runs_here(loop):
+            self._begin_call(call)
+            return asyncio.wrap_future(call.reply)
+        loop.call_soon_threadsafe(self._begin_call, call)
+        return call.reply
+
+    def _begin_call(self, call: Job) -> None:
+        self._put(Spawned(call))
+        self._running[asyncio.create_task(self._work(call))] = call
+
+    def _put(self, item: Arrival, taken: threading.Event | None = None) -> None:
         self._items.append(item)
         self._arrived.set()
         if taken is not None:
@@ -401,7 +442,7 @@ class _Tasks:
             taken.set()
         self._taken.clear()
 
-    async def next(self) -> list[Sent | Finished]:
+    async def next(self) -> Sequence[Arrival]:
         if self._alone is not None:
             await self._run_alone(self._alone)
         elif not self._items:
@@ -437,7 +478,8 @@ class _Tasks:
         if self._alone is not None:
             job, self._alone = self._alone, None
             return [job]
-        waiting = {task: job for task, job in self._running.items() if job not in self._begun}
+        idle = {task: job for task, job in self._running.items() if job not in self._begun}
+        waiting = {task: job for task, job in idle.items() if job.parent is None}
         for task in waiting:
             task.cancel()
         return list(waiting.values())
@@ -445,6 +487,8 @@ class _Tasks:
     async def close(self) -> None:
         self._closed = True
         self._let_go()
+        for reply in self._replies:
+            reply.cancel()
         for task in self._running:
             task.cancel()
         if self._running:
@@ -453,9 +497,9 @@ class _Tasks:
             self._pool.shutdown()
 
 
-async def _timed(job: Job, waited: Awaitable[Any], timeout: TimeoutPolicy) -> Any:
+async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any:
     """Await a node, but not for longer than it may take altogether, or without a sign of life."""
-    run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
+    run, idle = seconds_of(policy.run_timeout), seconds_of(policy.idle_timeout)
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:

@@ -24,7 +24,7 @@ from durable_graph.core.model import (
     RetryPolicy,
     Send,
     TimeoutPolicy,
-    seconds_of,
+    policy_of,
 )
 from durable_graph.core.planner import HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
@@ -108,7 +108,8 @@ class StateGraph(Generic[StateT]):
         retry_policy: when to try again within a run; of several the first that matches the error counts.
         timeout: for one attempt of an async node, in seconds, as a timedelta or a TimeoutPolicy.
         error_handler: runs when the node has failed for good, in its place: takes the state and, as `error`, a
-            NodeError; what it returns counts. The node's own edges are not followed, so return Command(goto=...) to go on.
+            NodeError; what it returns counts. The node's own edges are not followed, so return Command(goto=...)
+            to go on.
         destinations: where a Command of it may lead, for the picture; by default what its return annotation names.
 
         Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
@@ -120,7 +121,7 @@ class StateGraph(Generic[StateT]):
             raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
         schema, ends = _annotations(call)
         read = self._schema(input_schema or schema or self.state_schema)
-        policy = _timeout(timeout)
+        policy = policy_of(timeout)
         if policy is not None and not is_coroutine(call):
             raise DrawingError(
                 problem=f"node {name!r} has a timeout but is no async function",
@@ -225,8 +226,8 @@ class StateGraph(Generic[StateT]):
         checkpointer: where the steps are written. None: the database named by the environment variable
             DURABLE_GRAPH_URL, else the file durable_graph.db in the working directory. A text: a SQLAlchemy URL of
             SQLite or Postgres. False: nowhere. Nothing is opened before the first run.
-        interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None) goes on.
-        name: of the graph, as the log records it.
+        interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None)
+        goes on. name: of the graph, as the log records it.
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
             besides those that the schemas mention.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
@@ -322,18 +323,6 @@ def _named(node: Any, action: Any) -> tuple[str, Callable[..., Any]]:
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call
-
-
-def _timeout(timeout: float | timedelta | TimeoutPolicy | None) -> TimeoutPolicy | None:
-    """In seconds; raises DrawingError for a time that is none."""
-    if timeout is None:
-        return None
-    if not isinstance(timeout, TimeoutPolicy):
-        timeout = TimeoutPolicy(run_timeout=timeout)
-    run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
-    if any(limit is not None and limit <= 0 for limit in (run, idle)):
-        raise DrawingError(problem=f"the timeout {timeout!r} is not positive", fix="Give seconds above 0.")
-    return TimeoutPolicy(run_timeout=run, idle_timeout=idle)
 
 
 def _no_call(*_: Any) -> None:

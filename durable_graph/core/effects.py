@@ -16,10 +16,11 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from durable_graph.core.model import Task, TimeoutPolicy
-from durable_graph.core.planner import Body, Goto, Position, Update
+from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
+from durable_graph.core.planner import Body, Position
 from durable_graph.store import Claim, Row, Store
 
 
@@ -49,7 +50,10 @@ class Invoke(NamedTuple):
 class Job:
     """One attempt of a task, ready to run."""
 
-    __slots__ = ("alive", "attempt", "custom", "delay", "failures", "jitter", "send", "steps", "task")
+    __slots__ = (
+        "again", "alive", "attempt", "custom", "delay", "failures", "handler", "jitter", "parent", "reply", "retry",
+        "send", "spawn", "steps", "task",
+    )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
@@ -60,7 +64,14 @@ class Job:
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
         self.custom: list[Any] = []  # what the row will record of the custom events
         self.send: Callable[[Any], None] = self.custom.append  # replaced by the driver
-        self.steps: Generator[Invoke, Any, tuple[Update, Goto]]
+        self.steps: Generator[Invoke, Any, Any]
+        self.retry: Sequence[RetryPolicy] = ()
+        self.again: Callable[[int], Job]  # the same, as this attempt
+        self.handler: str | None = None  # node that takes over
+        # a node calls functions decorated with @task as jobs of their own:
+        self.spawn: Callable[[Job], Future[Any]]  # set by the driver
+        self.parent: Job | None = None
+        self.reply: Future[Any]  # of such a call: its result, once that is durable
 
 
 def _nobody() -> None:
@@ -69,6 +80,12 @@ def _nobody() -> None:
 
 class Start(NamedTuple):
     jobs: Sequence[Job]
+
+
+class Spawned(NamedTuple):
+    """A node has called a @task."""
+
+    job: Job
 
 
 class Sent(NamedTuple):
@@ -80,7 +97,7 @@ class Sent(NamedTuple):
 
 class Finished(NamedTuple):
     job: Job
-    result: tuple[Update, Goto] | None
+    result: Any  # of a task its update and targets, of a call what it returned
     error: BaseException | None
     started: float
     finished: float

@@ -23,7 +23,7 @@ from durable_graph.core.planner import (
 )
 from durable_graph.core.runtime import Runtime, current
 
-Steps = Generator[Invoke, Any, tuple[Update, Goto]]
+Steps = Generator[Invoke, Any, Any]
 
 
 def node_input(node: Node, position: Position, arg: Any) -> Any:
@@ -47,6 +47,16 @@ def run_node(
         if node.branches:
             goto = goto + (yield from _routes(graph, position, node, update, given, runtime))
         return update, goto
+    finally:
+        current.reset(token)
+
+
+def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, runtime: Runtime[Any]) -> Steps:
+    """One call of a @task from a node."""
+    token = current.set(runtime)
+    try:
+        args, kwargs = arg
+        return (yield Invoke(call, args, kwargs, timeout))
     finally:
         current.reset(token)
 

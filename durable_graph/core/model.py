@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from durable_graph.core.channels import MISSING, Channel
 from durable_graph.core.schema import Schema
+from durable_graph.errors import DrawingError
 
 START = "__start__"
 END = "__end__"
@@ -161,6 +162,18 @@ def seconds_of(limit: float | timedelta | None) -> float | None:
     return limit.total_seconds() if isinstance(limit, timedelta) else limit
 
 
+def policy_of(timeout: float | timedelta | TimeoutPolicy | None) -> TimeoutPolicy | None:
+    """In seconds; raises DrawingError for a time that is none."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, TimeoutPolicy):
+        timeout = TimeoutPolicy(run_timeout=timeout)
+    run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
+    if any(limit is not None and limit <= 0 for limit in (run, idle)):
+        raise DrawingError(problem=f"the timeout {timeout!r} is not positive", fix="Give seconds above 0.")
+    return TimeoutPolicy(run_timeout=run, idle_timeout=idle)
+
+
 @dataclass(frozen=True, slots=True)
 class NodeError:
     """Given to an error handler that has a parameter named `error`: which node failed, and with what."""
@@ -237,6 +250,7 @@ class Task(NamedTuple):
     node: str
     triggers: tuple[str, ...]  # LangGraph's names: "branch:to:<node>" or "join:<sources>:<node>"
     arg: Any = MISSING  # a Send's payload; MISSING: the task reads the state
+    seed: str = ""  # thread and id at its planning: names its questions, also in forks and after going back in time
 
 
 class Question(NamedTuple):

@@ -20,6 +20,7 @@ The body of a row is a dictionary:
     answers    in a resume row, {interrupt id: answer}
     add        in a resume row, tasks that a Command adds to the superstep at hand, as in `next`
     custom     what the task sent to the stream writer: [rows before it, number, data]
+    result     of a @task that a node called, what it returned; such a row's task is "<task>/<number of the call>"
     attempt    which attempt of the task this is, from 1
     failures   errors of the attempts before it in this run: {error, started, finished}
     started    when that attempt began
@@ -69,6 +70,7 @@ class Position:
     __slots__ = (
         "answers",
         "attempts",
+        "calls",
         "created_at",
         "deferred",
         "done",
@@ -114,6 +116,7 @@ class Position:
         self.attempts: dict[str, int] = {}  # begun so far, for tasks that may have begun
         self.questions: dict[str, list[Question]] = {}  # open ones, by task
         self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
+        self.calls: dict[str, dict[int, tuple[str, Any]]] = {}  # @tasks called by unfinished ones: name, result
         self.paused = False  # stopped before or after a node since the last barrier, as was asked for
         self.joins: dict[str, list[str]] = {}
         self.deferred: list[str] = []
@@ -160,6 +163,10 @@ class Position:
         return _APPLY[row.kind](self, row, body)
 
     def _task(self, row: Any, body: Body) -> bool:
+        if "result" in body:
+            caller, _, number = row.task.rpartition("/")
+            self.calls.setdefault(caller, {})[int(number)] = (row.node, body["result"])
+            return False
         self.done[row.task] = body.get("update")
         if row.node.startswith(HANDLER):
             self.tasks = tuple([t._replace(node=row.node) if t.id == row.task else t for t in self.tasks])
@@ -215,7 +222,7 @@ class Position:
         if row.step != row.parent_step + 1:
             self._branch(row.step)
         added = body.get("add", ())
-        self.tasks += planned(row.step, added, len(self.tasks)) if added else ()
+        self.tasks += planned(row, added, len(self.tasks)) if added else ()
         return self._merge([body.get("update")], body)
 
     def _answer(self, answers: Mapping[str, Any] | None) -> None:
@@ -237,6 +244,7 @@ class Position:
         self.gotos = {ids[task_id]: goto for task_id, goto in self.gotos.items()}
         self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
         self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
+        self.calls = {_renamed(ids, caller): calls for caller, calls in self.calls.items()}
         self.attempts = {}
 
     def _fork(self, row: Any, body: Body) -> bool:
@@ -261,7 +269,7 @@ class Position:
 
     def _plan(self, row: Any, body: Body) -> None:
         self.superstep = row.superstep
-        self.tasks = planned(row.step, body["next"])
+        self.tasks = planned(row, body["next"])
         self.joins = body.get("joins", {})
         self.deferred = body.get("deferred", [])
         self.paused = False
@@ -271,6 +279,7 @@ class Position:
         self.attempts = {}
         self.questions = {}
         self.answers = {}
+        self.calls = {}
 
 
 _NOTHING: Mapping[str, Any] = {}
@@ -294,16 +303,23 @@ def pairs(update: Update) -> Iterable[tuple[str, Any]]:
     return [pair for part in update for pair in part.items()]
 
 
-def planned(step: int, entries: Sequence[Any], first: int = 0) -> tuple[Task, ...]:
+def planned(row: Any, entries: Sequence[Any], first: int = 0) -> tuple[Task, ...]:
     """The tasks that a barrier's `next` stands for."""
-    return tuple([_planned(f"{step}.{place}", entry) for place, entry in enumerate(entries, first)])
+    return tuple([_planned(row.thread_id, f"{row.step}.{place}", entry) for place, entry in enumerate(entries, first)])
 
 
-def _planned(task_id: str, entry: Any) -> Task:
+def _planned(thread_id: str, task_id: str, entry: Any) -> Task:
+    seed = f"{thread_id}/{task_id}"
     if isinstance(entry, str):
-        return Task(task_id, entry, (f"branch:to:{entry}",))
+        return Task(task_id, entry, (f"branch:to:{entry}",), MISSING, seed)
     triggers = tuple(entry.get("triggers", ("__send__",)))
-    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING))
+    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), seed)
+
+
+def _renamed(ids: Mapping[str, str], task: str) -> str:
+    """A task's id, or that of a call below it, with the task's new id."""
+    top, slash, rest = task.partition("/")
+    return f"{ids[top]}{slash}{rest}"
 
 
 def _in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:

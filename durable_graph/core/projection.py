@@ -26,6 +26,7 @@ from durable_graph.errors import ArgumentError
 Emission = Recorded | Begun | Shown
 Chunk = tuple[str, Any]
 
+RETURN = "__return__"
 INTERRUPT = "__interrupt__"
 SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["source"]; else "loop"
 
@@ -133,7 +134,9 @@ def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
 def _updates(view: View, it: Emission) -> Iterator[Any]:
     if not isinstance(it, Recorded):
         return
-    if it.row.kind == "task":
+    if "result" in it.body:
+        yield {it.row.node: detached(it.body["result"])}
+    elif it.row.kind == "task":
         yield {it.row.node: view.update(it.body.get("update"))}
     elif it.row.kind == "interrupt":
         yield {INTERRUPT: interrupts_of(it)}
@@ -145,7 +148,8 @@ def _values(view: View, it: Emission) -> Iterator[Any]:
     if it.changed or it.row.kind == "resume":
         yield view.values(it.position)
     elif it.row.kind == "interrupt" and it.row.task is not None:
-        yield {**view.values(it.position), INTERRUPT: interrupts_of(it)}
+        values: Any = view.values(it.position)  # of an entrypoint it need not be a dict
+        yield {**(values if isinstance(values, dict) else {}), INTERRUPT: interrupts_of(it)}
 
 
 def interrupts_of(it: Recorded) -> tuple[Interrupt, ...]:
@@ -172,7 +176,9 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
             "id": it.row.task,
             "name": it.row.node,
             "error": f"{error['type']}: {error['message']}" if error else None,
-            "result": _result(view, it.body.get("update")),
+            "result": {RETURN: detached(it.body["result"])}
+            if "result" in it.body
+            else _result(view, it.body.get("update")),
             "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
         }
 
@@ -244,7 +250,7 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
         row.step,
         row.kind,
         row.node,
-        view.update(it.body.get("update")),
+        detached(it.body["result"]) if "result" in it.body else view.update(it.body.get("update")),
         view.values(position),
         position.next,
         metadata,

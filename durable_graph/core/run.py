@@ -10,9 +10,12 @@ The library's promise stands in `Run._commit`: save, and on the next line emit. 
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from durable_graph.core.chain import NO_PARENT, row_hash
@@ -31,14 +34,14 @@ from durable_graph.core.effects import (
     Save,
     Sent,
     Shown,
+    Spawned,
     Start,
 )
 from durable_graph.core.history import Decoder, load, pack
-from durable_graph.core.job import run_entry, run_node
+from durable_graph.core.job import run_call, run_entry, run_node
 from durable_graph.core.model import END, START, Command, Graph, NodeError, Task
 from durable_graph.core.planner import (
     Body,
-    Goto,
     Position,
     Update,
     accept_input,
@@ -52,6 +55,7 @@ from durable_graph.core.planner import (
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso
 from durable_graph.errors import (
+    ChangedGraphError,
     EmptyInputError,
     FencedError,
     GraphBubbleUp,
@@ -222,7 +226,7 @@ class Run:
             )
         return node
 
-    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, tuple[Update, Goto]]:
+    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, Any]:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
@@ -315,10 +319,11 @@ class Run:
             raise _first(failures)
 
     def _collect(self, running: int) -> Generator[Effect, Any, list[BaseException]]:
-        """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has not
-        begun is taken back, and what has begun is waited for: its work is not lost."""
+        """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has
+        not begun is taken back, and what has begun is waited for: its work is not lost."""
         failures: list[BaseException] = []
         winding_down = False
+        calls = _Calls()
         while running:
             batch: list[Recorded] = []
             try:
@@ -329,18 +334,20 @@ class Run:
                 failures.append(interrupt)
                 items = ()
             for item in items:
-                if type(item) is Sent:
+                if isinstance(item, Sent):
                     yield from self._show(item)
-                    continue
-                again = self._next_attempt(item) if not winding_down else None
-                if again is not None:
+                elif isinstance(item, Spawned):
+                    calls.begin(item.job)
+                elif (again := self._next_attempt(item, winding_down)) is not None:
                     yield Start([again])
-                    continue
-                running -= 1
-                if batch:  # shown as of its own row, not of the last one of its batch
-                    batch[-1] = batch[-1]._replace(position=self.position.frozen())
-                recorded = self._outcome(item, failures)
-                batch += [recorded] if recorded else []
+                elif item.job.parent is not None:
+                    yield from self._finish_call(item)
+                    for held in calls.end(item.job):
+                        running -= 1
+                        self._add(batch, held, failures)
+                elif not calls.hold(item):
+                    running -= 1
+                    self._add(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
             if (failures or self.stopped) and not winding_down:
@@ -348,24 +355,79 @@ class Run:
                 running -= len((yield Cancel()))
         return failures
 
+    def _add(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> None:
+        if batch:  # shown as of its own row, not of the last one of its batch
+            batch[-1] = batch[-1]._replace(position=self.position.frozen())
+        recorded = self._outcome(item, failures)
+        batch += [recorded] if recorded else []
+
+    def _finish_call(self, item: Finished) -> Effects:
+        """A @task has ended: its result is committed before the node that called it sees it."""
+        reply = item.job.reply
+        if item.error is not None:
+            reply.set_exception(item.error)
+            return
+        try:
+            recorded = self._ended("task", item, {"result": detached(item.result)})
+            yield from self._commit([recorded])
+        except BaseException as error:
+            reply.set_exception(error)
+            if isinstance(error, UnstorableValueError):
+                return  # the node's mistake, and the node hears of it
+            raise
+        reply.set_result(item.result)
+
     def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
+        node = self.graph.nodes[task.node]
+        job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
         job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
         return job
 
-    def _next_attempt(self, item: Finished) -> Job | None:
-        """After a failure: the same task again if its retry policy says so, else with its error handler, if it has one."""
+    def _call_of(
+        self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
+    ) -> Future[Any]:
+        """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
+        recorded = self.position.calls.get(caller.task.id, {}).get(number)
+        if recorded is not None:
+            return self._recalled(caller, number, name, recorded)
+        task = Task(f"{caller.task.id}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
+        reply: Future[Any] = Future()
+
+        def again(attempt: int) -> Job:
+            job = Job(task, attempt)
+            job.parent, job.retry, job.again, job.reply = caller, retry, again, reply
+            job.steps = run_call(call, arg, timeout, self._runtime(job))
+            return job
+
+        return caller.spawn(again(1))
+
+    def _recalled(self, caller: Job, number: int, name: str, recorded: tuple[str, Any]) -> Future[Any]:
+        before, value = recorded
+        if before != name:
+            raise ChangedGraphError(
+                thread_id=self.call.thread_id,
+                problem=f"call {number} of node {caller.task.node!r} was of {before!r} before and is of {name!r} now",
+                fix="A node must call its @tasks in the same order each time: until this thread is done keep the old "
+                "code, or move it on with update_state(config, values, as_node=...)",
+            )
+        future: Future[Any] = Future()
+        future.set_result(detached(value))
+        return future
+
+    def _next_attempt(self, item: Finished, winding_down: bool) -> Job | None:
+        """After a failure: the same task again if its retry policy says so, else with its error handler, if
+        it has one."""
         error, job = item.error, item.job
-        if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or self.stopped:
+        if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or winding_down or self.stopped:
             return None
-        node = self.graph.nodes[job.task.node]
-        policy = next((policy for policy in node.retry if policy.matches(error)), None)
+        policy = next((policy for policy in job.retry if policy.matches(error)), None)
         if policy is not None and len(job.failures) + 1 < policy.max_attempts:
-            again = self._job(job.task, job.attempt + 1)
+            again = job.again(job.attempt + 1)
             again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
-        elif node.error_handler is not None:
-            failed = NodeError(node.name, error)
-            again = self._job(job.task._replace(node=node.error_handler), job.attempt, failed)
+        elif job.handler is not None:
+            failed = NodeError(job.task.node, error)
+            again = self._job(job.task._replace(node=job.handler), job.attempt, failed)
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
@@ -380,7 +442,8 @@ class Run:
             job.send(detached(data))
 
         call = self.call
-        given = self.position.answers.get(job.task.id, ())
+        top = job.task.id.partition("/")[0]
+        given = self.position.answers.get(top, ())
         return Runtime(
             call.context,
             write,
@@ -391,7 +454,9 @@ class Run:
             call.config,
             heartbeat=lambda: job.alive(),
             _durable=self.codec is not None,
-            _answers=tuple([answer for question, answer in given if not question.below]),
+            _seed=job.task.seed,
+            _answers={question.interrupt.id: answer for question, answer in given},
+            _start=lambda *called: self._call_of(job, *called),
         )
 
     def _show(self, sent: Sent) -> Effects:
@@ -513,6 +578,35 @@ class Run:
         claim = self._giving_back(iso(now))
         with suppress(StoreError):  # the lease runs out by itself; what brought us here matters more
             yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
+
+
+class _Calls:
+    """@tasks under way, and nodes that have ended before all they called did: their rows come after."""
+
+    def __init__(self) -> None:
+        self._open: Counter[Job] = Counter()  # by the node's job
+        self._held: dict[Job, Finished] = {}
+
+    def begin(self, call: Job) -> None:
+        self._open[_caller(call)] += 1
+
+    def hold(self, item: Finished) -> bool:
+        if not self._open[item.job]:
+            return False
+        self._held[item.job] = item
+        return True
+
+    def end(self, call: Job) -> list[Finished]:
+        """The node that was held for this call only."""
+        caller = _caller(call)
+        self._open[caller] -= 1
+        return [self._held.pop(caller)] if caller in self._held and not self._open[caller] else []
+
+
+def _caller(call: Job) -> Job:
+    while call.parent is not None:
+        call = call.parent
+    return call
 
 
 def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:

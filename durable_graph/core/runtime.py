@@ -30,14 +30,25 @@ class Runtime(Generic[ContextT]):
     previous: Any = None  # what the last run of an entrypoint kept; None in a graph
     heartbeat: Callable[[], None] = lambda: None  # a sign of life, for a node with an idle_timeout
     _durable: bool = True  # there is a log
-    _answers: tuple[Any, ...] = ()  # to this task's own questions, in the order in which it asked
-    _asked: list[str] = field(default_factory=list)  # ids of the questions of this attempt so far
+    _seed: str = ""  # of its questions' ids
+    _answers: Mapping[str, Any] = field(default_factory=dict)  # given so far, by question
+    _counts: dict[str, int] = field(default_factory=lambda: {"questions": 0, "calls": 0})  # of this attempt so far
+    _start: Callable[..., Any] | None = None  # begins the call of a @task
+
+    def _count(self, what: str) -> int:
+        number = self._counts[what]
+        self._counts[what] = number + 1
+        return number
 
     @property
     def idempotency_key(self) -> str:
         """The same text over all attempts of this task, and no other task's: give it to services that take one."""
         return f"{self.thread_id}/{self.task}"
 
+
+# Set by the first @task of the process: from then on nodes run beside their consumer, even a single one, as what
+# they call has to be committed while they run.
+calls_are_possible = False
 
 current: ContextVar[Runtime[Any] | None] = ContextVar("durable_graph_runtime", default=None)
 
@@ -61,11 +72,10 @@ def interrupt(value: Any) -> Any:
     which a node must let pass; CallError outside of a node or in a graph without a checkpointer.
     """
     runtime = get_runtime()
-    number = len(runtime._asked)
-    name = hashlib.sha256(f"{runtime.thread_id}/{runtime.task}/{number}".encode()).hexdigest()[:32]
-    runtime._asked.append(name)
-    if number < len(runtime._answers):
-        return detached(runtime._answers[number])
+    number = runtime._count("questions")
+    name = hashlib.sha256(f"{runtime._seed}/{number}".encode()).hexdigest()[:32]
+    if name in runtime._answers:
+        return detached(runtime._answers[name])
     if not runtime._durable:
         raise CallError(
             problem="interrupt() was called in a graph without a checkpointer",
