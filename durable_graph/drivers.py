@@ -27,10 +27,23 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Invoke, Job, Next, Now, Save, Sent, Spawned, Start
+from durable_graph.core.effects import (
+    Arrival,
+    Ask,
+    Cancel,
+    Emission,
+    Emit,
+    Finished,
+    Invoke,
+    Job,
+    Next,
+    Now,
+    Save,
+    Spawned,
+    Start,
+)
 from durable_graph.core.job import Steps
 from durable_graph.core.model import TimeoutPolicy, seconds_of
-from durable_graph.core.projection import Emission
 from durable_graph.core.run import Effects
 from durable_graph.core.schema import is_coroutine
 from durable_graph.errors import CallError, NodeTimeoutError
@@ -38,7 +51,6 @@ from durable_graph.store import Store
 
 T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
-Arrival = Sent | Spawned | Finished
 CALLS = 10_000  # threads at most for @tasks that nodes have called; they are made as needed
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
 
@@ -127,7 +139,7 @@ class _Threads:
             self._submit(self._pool, job)
 
     def _submit(self, pool: Executor, job: Job) -> None:
-        job.send, job.spawn = partial(self._sent, job), self._spawn
+        job.tell, job.spawn = self._arrived.put, self._spawn
         self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
 
     def _spawn(self, call: Job) -> Future[Any]:
@@ -140,9 +152,6 @@ class _Threads:
         self._arrived.put(Spawned(call))
         self._submit(self._calls, call)
         return call.reply
-
-    def _sent(self, job: Job, data: Any) -> None:
-        self._arrived.put(Sent(job, data))
 
     def _work(self, job: Job) -> None:
         if job.delay:
@@ -168,10 +177,10 @@ class _Threads:
         if job.delay:
             pause(delay_of(job))
         self._alone = None
-        sent: list[Sent | Finished] = []
-        job.send = lambda data: sent.append(Sent(job, data))
-        finished = run_job(job)
-        return [*sent, finished]
+        items: list[Arrival] = []
+        job.tell = items.append
+        items.append(run_job(job))
+        return items
 
     def cancel(self) -> list[Job]:
         if self._alone is not None:
@@ -360,7 +369,7 @@ class _Tasks:
     async def _run(self, job: Job) -> None:
         self._begun.add(job)
         loop = asyncio.get_running_loop()
-        job.send, job.spawn = partial(self._send, loop, job), partial(self._spawn, loop)
+        job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
         started = clock()
         try:
             result = await self._steps(job)
@@ -385,7 +394,7 @@ class _Tasks:
             return done.value
 
     async def _call(self, job: Job, invoke: Invoke) -> Any:
-        call = invoke.call
+        call = getattr(invoke.call, "acall", invoke.call)  # a subgraph has both forms
         if is_coroutine(call):
             waited = call(*invoke.args, **invoke.kwargs)
             return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
@@ -406,8 +415,7 @@ class _Tasks:
             self._cancelled = self._alone_runs
             return future.result()
 
-    def _send(self, loop: asyncio.AbstractEventLoop, job: Job, data: Any) -> None:
-        item = Sent(job, data)
+    def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
             job.alive()
             self._put(item)  # an async node cannot be made to wait from inside its own loop

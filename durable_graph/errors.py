@@ -177,10 +177,11 @@ class GraphBubbleUp(Exception):
 
 
 class GraphInterrupt(GraphBubbleUp):
-    """Raised by `interrupt()`: the node waits for an answer."""
+    """Raised by `interrupt()`: the node waits for an answer. `below`: a subgraph does, and is answered there."""
 
-    def __init__(self, interrupts: Sequence[Any] = ()) -> None:
+    def __init__(self, interrupts: Sequence[Any] = (), below: bool = False) -> None:
         super().__init__(tuple(interrupts))
+        self.below = below
 
     @property
     def interrupts(self) -> tuple[Any, ...]:

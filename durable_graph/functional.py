@@ -17,7 +17,7 @@ from durable_graph.core.planner import Position, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.errors import DrawingError
-from durable_graph.log import open_store
+from durable_graph.log import inherited, open_store
 from durable_graph.store import Store
 
 P = ParamSpec("P")
@@ -119,8 +119,11 @@ class entrypoint:
             )
         graph = _graph(name, function, self._retry, self._timeout)
         hints = getattr(function, "__annotations__", {})
-        codec = Codec([Send, *_types(hints), *self._types])
-        return Workflow(graph, open_store(self._checkpointer), codec, self._key)
+        types = [*_types(hints), *self._types]
+        store = open_store(self._checkpointer)
+        return Workflow(
+            graph, store, Codec([Send, *types]), self._key, inherits=inherited(self._checkpointer), types=types
+        )
 
 
 def _types(hints: Mapping[str, Any]) -> list[type]:
@@ -178,8 +181,10 @@ def _answer(answer: Any) -> dict[str, Any]:
 class Workflow(CompiledGraph[Any]):
     """What `@entrypoint` makes: a CompiledGraph that takes and shows plain values instead of a state."""
 
-    def __init__(self, graph: Graph, store: Store | None, codec: Codec, key: Any = None, config: Any = None) -> None:
-        super().__init__(graph, store, codec, key, config)
+    def __init__(
+        self, graph: Graph, store: Store | None, codec: Codec, key: Any = None, *rest: Any, **more: Any
+    ) -> None:
+        super().__init__(graph, store, codec, key, *rest, **more)
         self._view = _PlainView()
 
     def _accepts(self, value: Any) -> Any:

@@ -29,7 +29,7 @@ from durable_graph.core.model import (
 from durable_graph.core.planner import HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
-from durable_graph.log import open_store
+from durable_graph.log import inherited, open_store
 from durable_graph.store import Store
 
 StateT = TypeVar("StateT")
@@ -62,6 +62,7 @@ class StateGraph(Generic[StateT]):
         self.branches: defaultdict[str, dict[str, Branch]] = defaultdict(dict)
         self.channels: dict[str, Channel] = {}
         self._schemas: dict[Any, Schema] = {}
+        self._subgraphs: dict[str, CompiledGraph[Any]] = {}
         for schema in (state_schema, self.input_schema, self.output_schema):
             self._schema(schema)
 
@@ -86,8 +87,8 @@ class StateGraph(Generic[StateT]):
 
     def add_node(
         self,
-        node: str | Callable[..., Any],
-        action: Callable[..., Any] | None = None,
+        node: str | Callable[..., Any] | CompiledGraph[Any],
+        action: Callable[..., Any] | CompiledGraph[Any] | None = None,
         *,
         defer: bool = False,
         metadata: Mapping[str, Any] | None = None,
@@ -115,12 +116,18 @@ class StateGraph(Generic[StateT]):
         Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
         """
         name, call = _named(node, action)
+        ends: tuple[str, ...]
         if name in self.nodes:
             raise DrawingError(problem=f"there already is a node {name!r}", fix="Give this one another name.")
         if name in (START, END):
             raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
-        schema, ends = _annotations(call)
-        read = self._schema(input_schema or schema or self.state_schema)
+        if isinstance(call, CompiledGraph):
+            self._subgraphs[name] = call
+            read, ends = call.node_schema(), ()
+            call = call.as_node(self.channels)
+        else:
+            schema, ends = _annotations(call)
+            read = self._schema(input_schema or schema or self.state_schema)
         policy = policy_of(timeout)
         if policy is not None and not is_coroutine(call):
             raise DrawingError(
@@ -237,8 +244,10 @@ class StateGraph(Generic[StateT]):
         self._check()
         before, after = self._pauses(interrupt_before), self._pauses(interrupt_after)
         graph = replace(self._freeze(name or "LangGraph"), interrupt_before=before, interrupt_after=after)
-        codec = Codec([Send, *_storable(self._schemas), *types])
-        return CompiledGraph(graph, open_store(checkpointer), codec, key)
+        below = [kind for sub in self._subgraphs.values() for kind in sub.types]
+        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below]))
+        store, inherits = open_store(checkpointer), inherited(checkpointer)
+        return CompiledGraph(graph, store, Codec([Send, *known]), key, inherits=inherits, types=known)
 
     def _check(self) -> None:
         known = {START, END, *self.nodes}
@@ -312,14 +321,14 @@ class StateGraph(Generic[StateT]):
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _named(node: Any, action: Any) -> tuple[str, Callable[..., Any]]:
+def _named(node: Any, action: Any) -> tuple[str, Any]:
     call = action if isinstance(node, str) else node
-    if not callable(call):
+    if not callable(call) and not isinstance(call, CompiledGraph):
         raise DrawingError(
             problem=f"the node {node!r} has no function" if isinstance(node, str) else f"{node!r} is no function",
             fix="Write add_node(name, function) or add_node(function).",
         )
-    name = node if isinstance(node, str) else getattr(call, "__name__", type(call).__name__)
+    name = node if isinstance(node, str) else getattr(call, "__name__", getattr(call, "name", type(call).__name__))
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call

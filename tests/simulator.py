@@ -99,7 +99,7 @@ class Simulator:
         self.random.shuffle(self.waiting)
         items: list[Sent | Finished] = []
         for job in self.waiting[:number]:
-            job.send = lambda data, job=job: items.append(Sent(job, data))
+            job.tell = items.append
             items.append(run_job(job))
         self.waiting = self.waiting[number:]
         return items

@@ -51,8 +51,22 @@ class Job:
     """One attempt of a task, ready to run."""
 
     __slots__ = (
-        "again", "alive", "attempt", "custom", "delay", "failures", "handler", "jitter", "parent", "reply", "retry",
-        "send", "spawn", "steps", "task",
+        "again",
+        "alive",
+        "attempt",
+        "below",
+        "custom",
+        "delay",
+        "failures",
+        "handler",
+        "jitter",
+        "parent",
+        "reply",
+        "retry",
+        "spawn",
+        "steps",
+        "task",
+        "tell",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
@@ -63,7 +77,8 @@ class Job:
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
         self.custom: list[Any] = []  # what the row will record of the custom events
-        self.send: Callable[[Any], None] = self.custom.append  # replaced by the driver
+        self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
+        self.tell: Callable[[Arrival], None]  # set by the driver: brings something to `Next` while the job runs
         self.steps: Generator[Invoke, Any, Any]
         self.retry: Sequence[RetryPolicy] = ()
         self.again: Callable[[int], Job]  # the same, as this attempt
@@ -95,12 +110,24 @@ class Sent(NamedTuple):
     data: Any
 
 
+class Relayed(NamedTuple):
+    """What a subgraph has shown in the node at hand, in the form in which the consumer gets it."""
+
+    job: Job
+    thread_id: str  # of the subgraph's run
+    step: int | None  # of the row, if it is one
+    chunks: Sequence[Any]
+
+
 class Finished(NamedTuple):
     job: Job
     result: Any  # of a task its update and targets, of a call what it returned
     error: BaseException | None
     started: float
     finished: float
+
+
+Arrival = Spawned | Sent | Relayed | Finished
 
 
 class Next(NamedTuple):
@@ -136,8 +163,18 @@ class Begun(NamedTuple):
     tasks: Sequence[Task]
 
 
-class Emit(NamedTuple):
+class Below(NamedTuple):
+    """To be shown: what a subgraph showed, told again from its log."""
+
+    ns: tuple[str, ...]  # "<node>:<task>" for each graph on the way down
     what: Recorded | Shown | Begun
+
+
+Emission = Recorded | Shown | Begun | Below | Relayed
+
+
+class Emit(NamedTuple):
+    what: Emission
 
 
 Effect = Now | Ask | Save | Emit | Start | Next | Cancel

@@ -22,6 +22,7 @@ from durable_graph.core.planner import (
     router_state,
 )
 from durable_graph.core.runtime import Runtime, current
+from durable_graph.errors import ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
@@ -41,7 +42,10 @@ def run_node(
     token = current.set(runtime)
     try:
         given = node_input(node, position, job.task.arg)
-        output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
+        try:
+            output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
+        except ParentCommand as below:  # a subgraph of this node speaks to us
+            output = below.command
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:

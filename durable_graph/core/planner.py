@@ -12,6 +12,7 @@ The body of a row is a dictionary:
     results    at a barrier, {key: value} for channels whose reducer is user code
     starts     in an input row, {key: value} that reducers start from; set before the update
     next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers}
+    parent     at the end of a subgraph's run, {update, goto} for the graph above it
     joins      at a barrier, {join: sources seen so far} for joins that still wait
     deferred   at a barrier, deferred nodes that wait for all others
     dropped    what was pending and will not run, because a new input or update came
@@ -71,6 +72,7 @@ class Position:
         "answers",
         "attempts",
         "calls",
+        "command",
         "created_at",
         "deferred",
         "done",
@@ -118,6 +120,7 @@ class Position:
         self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
         self.calls: dict[str, dict[int, tuple[str, Any]]] = {}  # @tasks called by unfinished ones: name, result
         self.paused = False  # stopped before or after a node since the last barrier, as was asked for
+        self.command: Mapping[str, Any] | None = None  # for the graph above, which ended this subgraph's run
         self.joins: dict[str, list[str]] = {}
         self.deferred: list[str] = []
         self.last_nodes: tuple[str, ...] = ()  # that ran in the superstep before the last barrier
@@ -269,6 +272,7 @@ class Position:
 
     def _plan(self, row: Any, body: Body) -> None:
         self.superstep = row.superstep
+        self.command = body.get("parent")
         self.tasks = planned(row, body["next"])
         self.joins = body.get("joins", {})
         self.deferred = body.get("deferred", [])
@@ -546,6 +550,13 @@ def task_body(graph: Graph, position: Position, task: Task, update: Update, goto
         ran = [(task.node if t.id == task.id else t.node, gotos.get(t.id, [])) for t in position.tasks]
         plan_into(graph, position, ran, body)
     return body
+
+
+def parent_body(position: Position, command: Command[Any]) -> Body:
+    """The body of the row of a task that gave a Command to the graph above: this run ends with it."""
+    dropped = [task.node for task in position.pending][1:]
+    body: Body = {"update": None, "parent": {"update": command.update, "goto": _targets(command.goto)}, "next": []}
+    return {**body, "dropped": dropped} if dropped else body
 
 
 def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Goto]], body: Body) -> None:

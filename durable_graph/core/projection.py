@@ -18,13 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.channels import MISSING, detached
-from durable_graph.core.effects import Begun, Recorded, Shown
+from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown
 from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
 from durable_graph.core.planner import Position, Update, pairs
 from durable_graph.errors import ArgumentError
-
-Emission = Recorded | Begun | Shown
-Chunk = tuple[str, Any]
 
 RETURN = "__return__"
 INTERRUPT = "__interrupt__"
@@ -41,6 +38,10 @@ class View:
     ) -> None:
         self._output = output  # None: all keys, for readers without the application's graph
         self._inputs = inputs
+
+    def only(self, keys: str | Sequence[str]) -> View:
+        """The same, showing fewer keys."""
+        return View((keys,) if isinstance(keys, str) else tuple(keys), self._inputs)
 
     def values(self, position: Position) -> dict[str, Any]:
         values = position.values
@@ -286,8 +287,31 @@ def check_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(mode for mode in MODES if mode in wanted)
 
 
-def project(view: View, modes: Sequence[str], it: Emission) -> Iterator[Chunk]:
-    """What these modes show of it, as (mode, chunk)."""
-    for mode in modes:
-        for chunk in MODES[mode](view, it):
-            yield mode, chunk
+class Shaper:
+    """What a consumer gets to see, in the form that it asked for.
+
+    One mode gives chunks, a list of modes (mode, chunk); with subgraphs the namespace comes first, () for the
+    graph itself; version "v2" gives {"type": mode, "ns": namespace, "data": chunk} always.
+    """
+
+    def __init__(self, modes: str | Sequence[str], subgraphs: bool = False, version: str = "v1") -> None:
+        self.modes = check_modes(modes) if modes else ()
+        self.subgraphs = subgraphs
+        self._single = isinstance(modes, str)
+        if version not in ("v1", "v2"):
+            raise ArgumentError(argument="version", problem=f"there is no version {version!r}", fix='Use "v1" or "v2"')
+        self._version = version
+
+    def show(self, view: View, ns: tuple[str, ...], it: Emission) -> list[Any]:
+        if not self.modes or (ns and not self.subgraphs):
+            return []
+        if isinstance(it, Relayed):
+            return list(it.chunks)
+        return [self._shape(ns, mode, chunk) for mode in self.modes for chunk in MODES[mode](view, it)]
+
+    def _shape(self, ns: tuple[str, ...], mode: str, chunk: Any) -> Any:
+        if self._version == "v2":
+            return {"type": mode, "ns": ns, "data": chunk}
+        if self.subgraphs:
+            return (ns, chunk) if self._single else (ns, mode, chunk)
+        return chunk if self._single else (mode, chunk)

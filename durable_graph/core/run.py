@@ -31,6 +31,7 @@ from durable_graph.core.effects import (
     Next,
     Now,
     Recorded,
+    Relayed,
     Save,
     Sent,
     Shown,
@@ -49,6 +50,7 @@ from durable_graph.core.planner import (
     command_body,
     gone,
     input_body,
+    parent_body,
     task_body,
     update_body,
 )
@@ -63,6 +65,7 @@ from durable_graph.errors import (
     GraphRecursionError,
     InvalidUpdateError,
     NodeCodeError,
+    ParentCommand,
     StoreError,
     ThreadBusyError,
     ThreadExistsError,
@@ -98,6 +101,10 @@ class Call:
     interrupt_before: frozenset[str] = frozenset()  # "*" for all nodes
     interrupt_after: frozenset[str] = frozenset()
     announce: bool = False  # somebody wants to see tasks begin
+    task: str = ""  # of a subgraph's run: the task above that it runs in, as "<thread>/<task>"
+    parent: tuple[str, int] | None = None  # that thread and its step
+    answers: Mapping[str, Any] = field(default_factory=dict)  # given above; those to its own questions count
+    link: Any = None  # for subgraphs of this run: see session.Link
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
 
@@ -135,7 +142,11 @@ class Run:
         thread = None
         if self.codec is not None:
             thread = yield from self._load(iso(now))
-        if self.call.updates:
+        if self._was_here():
+            if not self.position.tasks:
+                return  # this subgraph's run had ended before its node did
+            kind, node, body = "resume", None, self._answered_above()
+        elif self.call.updates:
             kind, node = "update", self._updating_node()
             body = yield from self._updated(node)
         elif isinstance(self.call.input, Command):
@@ -187,6 +198,15 @@ class Run:
             if started
             else "Give an input to start it. If it should exist, check the thread_id and the database URL.",
         )
+
+    def _was_here(self) -> bool:
+        """Whether this is a subgraph's run that an earlier attempt of the node above has begun."""
+        return bool(self.call.task) and self.position.run.get("task") == self.call.task
+
+    def _answered_above(self) -> Body:
+        asked = [q.interrupt.id for questions in self.position.questions.values() for q in questions]
+        answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
+        return {"answers": answers} if answers else {}
 
     def _check_exists(self) -> None:
         if self.position.tail < 0:
@@ -257,7 +277,8 @@ class Run:
             "updated_at": at,
         }
         if thread is None:
-            values.update(parent_thread_id=None, parent_step=None, created_at=at, metadata=b"{}")
+            above, step = self.call.parent or (None, None)
+            values.update(parent_thread_id=above, parent_step=step, created_at=at, metadata=b"{}")
         return Claim(None if thread is None else thread.epoch, values)
 
     def _explain_fence(self, now: float) -> Effects:
@@ -336,6 +357,8 @@ class Run:
             for item in items:
                 if isinstance(item, Sent):
                     yield from self._show(item)
+                elif isinstance(item, Relayed):
+                    yield from self._relay(item)
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
@@ -432,14 +455,14 @@ class Run:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
         again.failures = [*job.failures, failure]
-        again.custom = job.custom
+        again.custom, again.below = job.custom, job.below
         return again
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
             if self.codec is not None:
                 self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
-            job.send(detached(data))
+            job.tell(Sent(job, detached(data)))
 
         call = self.call
         top = job.task.id.partition("/")[0]
@@ -448,6 +471,7 @@ class Run:
             call.context,
             write,
             call.thread_id,
+            job.task.node,
             self.position.step,
             job.task.id,
             job.attempt,
@@ -457,6 +481,8 @@ class Run:
             _seed=job.task.seed,
             _answers={question.interrupt.id: answer for question, answer in given},
             _start=lambda *called: self._call_of(job, *called),
+            _link=call.link,
+            _below=lambda *shown: job.tell(Relayed(job, *shown)),
         )
 
     def _show(self, sent: Sent) -> Effects:
@@ -466,11 +492,29 @@ class Run:
         if (yield Emit(Shown(self.position, sent.job.task, sent.data))):
             self.stopped = True
 
+    def _relay(self, item: Relayed) -> Effects:
+        """A subgraph has shown something: pass it on, and keep for replays when that was."""
+        if item.step is not None:
+            self._mark_below(item.job, item.thread_id, item.step)
+        if item.chunks and (yield Emit(item)):
+            self.stopped = True
+
+    def _mark_below(self, job: Job, thread_id: str, step: int) -> None:
+        rows, number = self.segment
+        last = job.below[-1] if job.below else None
+        if last is not None and last[:3] == [rows, number - 1, thread_id] and last[4] == step - 1:
+            last[4] = step  # nothing came between
+            return
+        job.below.append([rows, number, thread_id, step, step])
+        self.segment[1] += 1
+
     def _outcome(self, item: Finished, failures: list[BaseException]) -> Recorded | None:
         """The row of a task that has ended: its result, or if it failed, its error."""
         error = item.error
+        if isinstance(error, ParentCommand) and self.call.task:
+            return self._ended("task", item, parent_body(self.position, error.command))
         if isinstance(error, GraphInterrupt):
-            asked = [[interrupt.value, interrupt.id, False] for interrupt in error.interrupts]
+            asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
             return self._ended("interrupt", item, {"interrupts": asked})
         if error is None:
             try:
@@ -492,6 +536,8 @@ class Run:
         job = item.job
         if job.custom:
             body["custom"] = job.custom
+        if job.below:
+            body["below"] = job.below
         if job.failures:
             body["failures"] = job.failures
         if job.attempt > 1 or kind != "task":

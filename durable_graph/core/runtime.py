@@ -23,6 +23,7 @@ class Runtime(Generic[ContextT]):
     context: ContextT
     stream_writer: StreamWriter  # each call is a custom event: shown at once, recorded with the task's row
     thread_id: str
+    node: str
     step: int  # of the barrier that planned this task
     task: str  # the task's id
     attempt: int  # 1 for the first; above that the task may have run before, wholly or in part
@@ -32,8 +33,12 @@ class Runtime(Generic[ContextT]):
     _durable: bool = True  # there is a log
     _seed: str = ""  # of its questions' ids
     _answers: Mapping[str, Any] = field(default_factory=dict)  # given so far, by question
-    _counts: dict[str, int] = field(default_factory=lambda: {"questions": 0, "calls": 0})  # of this attempt so far
+    _counts: dict[str, int] = field(
+        default_factory=lambda: {"questions": 0, "calls": 0, "graphs": 0}
+    )  # of this attempt so far
     _start: Callable[..., Any] | None = None  # begins the call of a @task
+    _link: Any = None  # what a subgraph that is called here needs of the graph above it
+    _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
 
     def _count(self, what: str) -> int:
         number = self._counts[what]
