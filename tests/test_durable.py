@@ -129,7 +129,7 @@ def is_promise(chunk: Any) -> bool:
 CHILD = """
 import os, sys, time
 from tests.test_durable import graph
-url, journal = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+url, thread_id, journal = sys.argv[1], sys.argv[2], os.open(sys.argv[3], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 def spying(node):
     def call(arg, runtime):
@@ -143,7 +143,7 @@ for name, node in list(builder.nodes.items()):
     del builder.nodes[name]
     builder.add_node(name, spying(node))
 with builder.compile(url) as compiled:
-    config = {"thread_id": "killed"}
+    config = {"thread_id": thread_id}
     state = compiled.get_state(config)
     if state.next or state.created_at is None:
         for event in compiled.stream(None if state.next else {"n": 0}, config):
@@ -159,21 +159,21 @@ def test_kill_9_at_random_moments(database_url: str, witness: Witness, tmp_path:
     rng = random.Random(rounds)
     killed = 0
     for number in range(rounds):
-        journal = tmp_path / f"journal-{number}"
-        killed += one_life(database_url, witness, journal, rng)
+        thread_id = f"killed-{number}"
+        killed += one_life(database_url, thread_id, witness, tmp_path / thread_id, rng)
         log = Log(database_url)
-        assert log.get_state({"thread_id": "killed"}).values == expected
-        assert log.verify({"thread_id": "killed"}).ok
-        log.delete_thread("killed")
+        assert log.get_state({"thread_id": thread_id}).values == expected
+        assert log.verify({"thread_id": thread_id}).ok
         log.close()
     assert killed >= rounds // 2, "hardly anything was killed: this has shown nothing"
 
 
-def one_life(url: str, witness: Witness, journal: Path, rng: random.Random) -> int:
+def one_life(url: str, thread_id: str, witness: Witness, journal: Path, rng: random.Random) -> int:
     """Run the thread to its end, killing on the way. How often a process was killed."""
     promises: list[Counter[str]] = []  # after each death: how often the recorded tasks had been called
     while True:
-        child = subprocess.Popen([sys.executable, "-c", CHILD, url, str(journal)], stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", CHILD, url, thread_id, str(journal)]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert child.stdout is not None
         if len(promises) < 3:
             for _ in range(rng.randint(0, 6)):
@@ -186,7 +186,7 @@ def one_life(url: str, witness: Witness, journal: Path, rng: random.Random) -> i
             break
         assert child.returncode == -signal.SIGKILL
         calls = called(journal)
-        promises.append(Counter({task: calls[task] for task in witness.done("killed")}))
+        promises.append(Counter({task: calls[task] for task in witness.done(thread_id)}))
     calls = called(journal)
     for promise in promises:
         assert promise == Counter({task: calls[task] for task in promise}), "a recorded task has run again"

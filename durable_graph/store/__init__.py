@@ -116,6 +116,16 @@ def check_row(row: Row) -> None:
         check_text(field, getattr(row, field) or "")
 
 
+def check_claim(thread_id: str, claim: Claim) -> None:
+    check_id(thread_id)
+    if unknown := sorted(claim.values.keys() - set(Thread._fields[1:])):
+        fix = f"Columns are {', '.join(Thread._fields[1:])}."
+        raise ArgumentError(argument="claim", problem=f"{unknown[0]!r} cannot be set", fix=fix)
+    for column, value in claim.values.items():
+        if isinstance(value, str):
+            check_text(column, value)
+
+
 def check_id(thread_id: str) -> None:
     check_text("thread_id", thread_id)
     if len(thread_id.encode()) > MAX_ID_BYTES:
@@ -126,7 +136,9 @@ def check_id(thread_id: str) -> None:
 def check_text(argument: str, text: str) -> None:
     if "\0" in text:
         raise ArgumentError(
-            argument=argument, problem=f"{text[:40]!r} holds a NUL character", fix="Postgres cannot store one: remove it."
+            argument=argument,
+            problem=f"{text[:40]!r} holds a NUL character",
+            fix="Postgres cannot store one: remove it.",
         )
     try:
         text.encode()

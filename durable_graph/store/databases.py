@@ -1,0 +1,601 @@
+"""The two databases: how each is addressed, opened, checked, shared between threads, and how it fails.
+
+The rule: whatever differs between SQLite and Postgres is in this file, and every error of a driver becomes one of
+ours in `Database.failure`. Connections are the drivers' own, taken from SQLAlchemy's pool: its `execute` costs
+5 to 15 µs, as much as a whole step may cost here. They are in autocommit, so that one INSERT is one transaction.
+
+    Sqlite     one connection writes, under a lock; readers have others and go beside it (WAL)
+    Postgres   every write takes a connection of its own; the server lets them share commits
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sqlite3
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url, text
+
+from durable_graph.errors import ArgumentError, SchemaError, StoreError, StoreUnavailableError
+from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE, creation, version
+
+SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
+BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
+POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise
+
+
+class Lost(Exception):
+    """The connection is gone, not the database: open again and try once more."""
+
+
+# --- addresses --------------------------------------------------------------------------------
+
+
+def parse_url(url: str | URL) -> URL:
+    """The URL with its driver spelled out and an absolute path, or an ArgumentError that does not quote it: it may
+    hold a password."""
+    try:
+        parsed = make_url(url)
+    except (exc.ArgumentError, ValueError):
+        raise _wrong_url(
+            "cannot be read as a database URL",
+            "Write sqlite:///runs.db, or postgresql+psycopg://user:password@host/database with special characters"
+            " in the password percent-encoded.",
+        ) from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return _sqlite_url(parsed)
+    if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    raise _wrong_url(
+        f"{parsed.drivername!r} is no database this library knows",
+        "Use sqlite:///… or postgresql+psycopg://… (psycopg 3 is the only driver for Postgres).",
+    )
+
+
+def _sqlite_url(url: URL) -> URL:
+    if url.host:
+        raise _wrong_url(f"{url.host!r} stands where a host would", "A path follows three slashes: sqlite:///runs.db")
+    if not url.database or url.database == ":memory:":
+        raise _wrong_url(
+            "is a database in memory, and nothing in it would survive",
+            "Name a file, sqlite:///runs.db, or use compile(checkpointer=False).",
+        )
+    if unknown := sorted(set(url.query) - {"synchronous", "timeout"}):
+        raise _wrong_url(f"{unknown[0]!r} is no option of SQLite here", "Options are synchronous and timeout.")
+    return url.set(drivername="sqlite", database=str(Path(url.database).absolute()))
+
+
+def _synchronous(url: URL) -> str:
+    given = url.query.get("synchronous", "FULL")
+    if isinstance(given, str) and given.upper() in SYNCHRONOUS:
+        return given.upper()
+    raise _wrong_url(f"synchronous={given!r} is not possible", f"Choose one of {', '.join(SYNCHRONOUS)}.")
+
+
+def _timeout(url: URL) -> float:
+    given = url.query.get("timeout", "5")
+    with suppress(TypeError, ValueError):
+        seconds = float(given)  # type: ignore[arg-type]  # a tuple, when given twice, is a TypeError
+        if seconds >= 0 and math.isfinite(seconds):
+            return seconds
+    raise _wrong_url(f"timeout={given!r} is not possible", "Give seconds: ?timeout=5")
+
+
+def _wrong_url(problem: str, fix: str) -> ArgumentError:
+    return ArgumentError(argument="database URL", problem=problem, fix=fix)
+
+
+def display(url: URL) -> str:
+    """The URL for messages: no password, in the query neither."""
+    shown = {key: "***" if "password" in key.lower() else value for key, value in url.query.items()}
+    return url.set(query=shown).render_as_string(hide_password=True)
+
+
+def database_at(url: URL) -> Sqlite | Postgres:
+    return Sqlite(url) if url.get_backend_name() == "sqlite" else Postgres(url)
+
+
+# --- what both have in common -----------------------------------------------------------------
+
+
+class Database(ABC):
+    """One open database. Once closed it stays closed; its users open another."""
+
+    engine: Engine
+    begin: str  # opens a transaction that writes
+    binary: ClassVar[dict[str, bool]]  # for `execute`, to get results in their shortest form
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.name = display(url)
+        self.closed = False
+
+    @abstractmethod
+    def writer(self) -> AbstractContextManager[Any]:
+        """A connection to write with."""
+
+    @abstractmethod
+    def insert(self, sql: str, values: Sequence[Any]) -> bool:
+        """One INSERT in one commit; whether a row was written."""
+
+    def fetch(self, sql: str, values: Sequence[Any], sized: int | None = None) -> list[Any]:
+        """A result; with the number of a column only until its values are BATCH_BYTES together."""
+        with self.reader() as connection:
+            return self.result(connection.execute(sql, values, **self.binary), sized)
+
+    @abstractmethod
+    def result(self, cursor: Any, sized: int | None) -> list[Any]: ...
+
+    @abstractmethod
+    def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
+        """Statements in here need not wait for the results of those before them."""
+
+    @abstractmethod
+    def tables(self, connection: Any) -> set[str]: ...
+
+    @abstractmethod
+    def create_schema(self, connection: Any) -> None:
+        """For a database without our tables: make them, or say how."""
+
+    @abstractmethod
+    def schema_change(self) -> AbstractContextManager[Connection]:
+        """A SQLAlchemy transaction that no other change of the schema runs beside."""
+
+    @abstractmethod
+    def explain(self, error: BaseException) -> StoreError | None:
+        """The driver's error as ours; None if it is not the driver's."""
+
+    def open(self) -> None:
+        """Fail now if the database cannot be used."""
+        with self.reader() as connection:
+            have = self.schema_version(connection)
+            if have is None:
+                self.create_schema(connection)
+            elif have < SCHEMA_VERSION:
+                raise self.outdated(f"its schema has version {have}, this library needs {SCHEMA_VERSION}")
+            self.refuse_newer(have)
+
+    def schema_version(self, connection: Any) -> int | None:
+        if VERSION_TABLE not in self.tables(connection):
+            return None
+        found = connection.execute(f"SELECT version_num FROM {VERSION_TABLE}").fetchone()
+        if found is None:  # after a downgrade to nothing
+            return None
+        return int(found[0]) if found[0].isdecimal() else SCHEMA_VERSION + 1
+
+    def refuse_newer(self, have: int | None) -> None:
+        if have is not None and have > SCHEMA_VERSION:
+            raise SchemaError(
+                store=self.name,
+                problem=f"its schema has version {have}, this library knows only {SCHEMA_VERSION}",
+                fix="Upgrade the library: pip install --upgrade durable-graph",
+            )
+
+    def outdated(self, problem: str, fix: str = "Run: ") -> SchemaError:
+        fix += f"durable-graph db upgrade --url '{self.name}'"
+        if "***" in self.name:
+            fix += " (with the password in place of ***)"
+        return SchemaError(store=self.name, problem=problem, fix=fix)
+
+    @contextmanager
+    def reader(self) -> Iterator[Any]:
+        """A connection of one's own for a moment."""
+        pool = self.engine.pool
+        pooled = pool.connect()
+        connection: Any = pooled.driver_connection
+        try:
+            yield connection
+        except BaseException as error:
+            if not self.is_sound(connection):
+                pooled.invalidate()
+                if isinstance(error, Exception):
+                    raise Lost from error
+            raise
+        finally:
+            pooled.close()
+            if self.closed:  # closed meanwhile: what has just come back must not stay
+                pool.dispose()
+
+    def is_sound(self, connection: Any) -> bool:
+        """Whether the next user can have this connection after an error."""
+        return True
+
+    @contextmanager
+    def transaction(self) -> Iterator[Any]:
+        """A writer that takes back, on any error, what was not committed. BEGIN and COMMIT are the caller's."""
+        with self.writer() as connection:
+            try:
+                yield connection
+            except BaseException:
+                with suppress(Exception):  # the first error counts, and a lost connection cannot roll back
+                    connection.rollback()
+                raise
+
+    def failure(self, error: BaseException) -> BaseException:
+        """Any error as the one to raise."""
+        if isinstance(error, Lost):
+            error = error.__cause__ or error
+        if isinstance(error, exc.DBAPIError):
+            error = error.orig or error
+        if (ours := self.explain(error)) is not None:
+            return ours
+        if isinstance(error, (exc.SQLAlchemyError, Lost)):
+            return self.unavailable(_first_line(error), "Check the database and its URL.")
+        return error
+
+    def raise_ours(self, error: BaseException) -> NoReturn:
+        ours = self.failure(error)
+        if ours is error:
+            raise error
+        raise ours from error
+
+    def unavailable(self, problem: str, fix: str) -> StoreUnavailableError:
+        return StoreUnavailableError(store=self.name, problem=problem, fix=fix)
+
+    def close(self) -> None:
+        self.closed = True
+        self.engine.pool.dispose()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(". ")
+
+
+# --- SQLite -----------------------------------------------------------------------------------
+
+_SQLITE_FAILURES = {  # by primary result code: what is wrong, what to do
+    sqlite3.SQLITE_BUSY: (
+        "another connection has held the write lock for longer than the timeout",
+        "End that transaction, or wait longer: ?timeout=30 in the URL, in seconds.",
+    ),
+    sqlite3.SQLITE_READONLY: (
+        "it can be read but not written",
+        "Give this user write permission to the file and its folder.",
+    ),
+    sqlite3.SQLITE_FULL: ("the disk is full", "Make room, then continue; nothing is half written."),
+    sqlite3.SQLITE_CORRUPT: ("the file is damaged", "Restore it from a backup."),
+    sqlite3.SQLITE_IOERR: ("the disk reports an error", "Check the disk, then continue; nothing is half written."),
+}
+
+
+class _Ticket:
+    """A row that waits for a commit."""
+
+    __slots__ = ("error", "values", "written")
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.values = values
+        self.written: bool | None = None
+        self.error: BaseException | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.written is not None or self.error is not None
+
+
+class Sqlite(Database):
+    begin = "BEGIN IMMEDIATE"  # asks for the write lock at once, which is when SQLite can still wait for it
+    binary: ClassVar[dict[str, bool]] = {}
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self._path = Path(url.database or "")
+        self._timeout = _timeout(url)
+        self._synchronous = _synchronous(url)
+        self._writer: sqlite3.Connection | None = None
+        # Re-entrant, so that a signal handler that closes the store cannot lock itself out.
+        self._writing = threading.RLock()
+        self._waiting: deque[_Ticket] = deque()
+        self.engine = create_engine(
+            "sqlite+pysqlite:///",
+            creator=self._connect,
+            poolclass=NullPool if self._is_frozen() else QueuePool,
+            pool_reset_on_return=None,  # nothing to reset: readers end their statements
+        )
+        event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql(self.begin))
+
+    def _connect(self) -> sqlite3.Connection:
+        path, uri = str(self._path), False
+        if self._is_frozen():
+            path, uri = f"{self._path.as_uri()}?immutable=1", True
+        connection = sqlite3.connect(
+            path, timeout=self._timeout, isolation_level=None, check_same_thread=False, uri=uri
+        )
+        try:
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            if self._synchronous != "NORMAL":
+                connection.execute("PRAGMA fullfsync=ON")  # macOS: there a plain fsync stops at the drive's cache
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _is_frozen(self) -> bool:
+        """A file on a read-only medium, where SQLite cannot make the files beside it that WAL needs: it must be told
+        that nobody is writing. Such connections are not kept, as somebody may begin to, from elsewhere."""
+        return (
+            self._path.is_file()
+            and not os.access(self._path.parent, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+            and not Path(f"{self._path}-wal").exists()
+        )
+
+    def is_sound(self, connection: Any) -> bool:
+        return not connection.in_transaction
+
+    # --- writing: one at a time, and who waits together commits together
+
+    @contextmanager
+    def writer(self) -> Iterator[Any]:
+        with self._writing:
+            yield self._writer or self._open_writer()
+
+    def _open_writer(self) -> sqlite3.Connection:
+        if self.closed:
+            raise Lost
+        if self._is_frozen():
+            raise self.unavailable(*_SQLITE_FAILURES[sqlite3.SQLITE_READONLY])
+        connection = self._connect()
+        try:
+            self._use_wal(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._writer = connection
+        return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        deadline = time.monotonic() + self._timeout
+        while True:  # SQLite does not wait by itself when two connections switch a new file to WAL
+            try:
+                mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+        if mode != "wal":
+            raise self.unavailable("its file system cannot share memory", "Move the file to a local disk.")
+
+    def insert(self, sql: str, values: Sequence[Any]) -> bool:
+        """Whoever has the lock commits for all that wait: one fsync instead of one each."""
+        ticket = _Ticket(values)
+        self._waiting.append(ticket)
+        try:
+            with self._writing:
+                if not ticket.settled:
+                    self._insert_waiting(sql, ticket)
+        finally:
+            self._waiting.remove(ticket)
+        if ticket.error is not None:
+            raise ticket.error
+        return bool(ticket.written)
+
+    def _insert_waiting(self, sql: str, mine: _Ticket) -> None:
+        connection = self._writer or self._open_writer()
+        if len(self._waiting) == 1:
+            mine.written = connection.execute(sql, mine.values).rowcount == 1
+            return
+        tickets = [ticket for ticket in list(self._waiting) if not ticket.settled]
+        try:
+            _insert_all(connection, sql, tickets)
+        except sqlite3.OperationalError as error:  # of the database, so it would meet each of them
+            for ticket in tickets:
+                ticket.error = error
+        except Exception:  # of one row: the others must not suffer for it
+            for ticket in tickets:
+                _insert_alone(connection, sql, ticket)
+        # Ctrl-C is meant for this thread alone: whoever gets the lock next goes on with those not settled.
+
+    def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    # --- reading
+
+    def result(self, cursor: Any, sized: int | None) -> list[Any]:
+        rows, total = [], 0
+        try:
+            for row in cursor:
+                rows.append(row)
+                total += 0 if sized is None else len(row[sized])
+                if total >= BATCH_BYTES:
+                    break
+        finally:
+            cursor.close()  # ends the read transaction
+        return rows
+
+    # --- the schema
+
+    def tables(self, connection: Any) -> set[str]:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+    def create_schema(self, connection: Any) -> None:
+        self._refuse_foreign(connection)
+        with self.transaction() as writer:
+            writer.execute(self.begin)
+            if self.schema_version(writer) is None:  # another process may have been here meanwhile
+                self._refuse_foreign(writer)
+                for statement in creation(self.engine.dialect):
+                    writer.execute(statement)
+                writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                writer.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            writer.execute("COMMIT")
+
+    def schema_change(self) -> AbstractContextManager[Connection]:
+        return self.engine.begin()  # the listener above makes it BEGIN IMMEDIATE
+
+    def _refuse_foreign(self, connection: Any) -> None:
+        tables = self.tables(connection)
+        if VERSION_TABLE in tables:  # made by another process just now, or left by a downgrade
+            return
+        (owner,) = connection.execute("PRAGMA application_id").fetchone()
+        if tables or owner not in (0, APPLICATION_ID):
+            fix = "Name another file in the URL. To have this library's tables beside those in it: "
+            raise self.outdated("it is a database of another application", fix)
+
+    # --- errors
+
+    def explain(self, error: BaseException) -> StoreError | None:
+        if not isinstance(error, sqlite3.Error):
+            return None
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest is the extended code
+        if code == sqlite3.SQLITE_NOTADB:
+            return SchemaError(store=self.name, problem="it is no SQLite file", fix="Name another file in the URL.")
+        if code == sqlite3.SQLITE_CANTOPEN:
+            return self.unavailable(*self._cannot_open())
+        if re.match(r"no such (table|column)|table .* has no column", str(error)):
+            return self.outdated(_first_line(error))
+        if re.match(r"(table|index) .* already exists", str(error)):
+            return SchemaError(store=self.name, problem=_first_line(error), fix="Name another file in the URL.")
+        return self.unavailable(*_SQLITE_FAILURES.get(code, (_first_line(error), "Check the file and its folder.")))
+
+    def _cannot_open(self) -> tuple[str, str]:
+        folder = self._path.parent
+        if not folder.is_dir():
+            return f"the folder {folder} does not exist", "Create it, or correct the URL."
+        if self._path.is_dir():
+            return "it is a folder", "Name a file in the URL."
+        return "the file cannot be opened", f"Give this user permission to it and to the folder {folder}."
+
+    def close(self) -> None:
+        with self._writing:
+            super().close()
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+
+
+def _insert_all(connection: sqlite3.Connection, sql: str, tickets: list[_Ticket]) -> None:
+    written: list[bool] = []
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        written += [connection.execute(sql, ticket.values).rowcount == 1 for ticket in tickets]
+        connection.execute("COMMIT")
+    except Exception:
+        written.clear()
+        raise
+    finally:  # Ctrl-C comes most likely at the end of COMMIT, which is when Python looks for it
+        if connection.in_transaction:
+            connection.rollback()
+        elif len(written) == len(tickets):
+            for ticket, done in zip(tickets, written, strict=True):
+                ticket.written = done
+
+
+def _insert_alone(connection: sqlite3.Connection, sql: str, ticket: _Ticket) -> None:
+    try:
+        ticket.written = connection.execute(sql, ticket.values).rowcount == 1
+    except Exception as error:
+        ticket.error = error
+
+
+# --- Postgres ---------------------------------------------------------------------------------
+
+_POSTGRES_FIXES = {  # by SQLSTATE, or its class
+    "25006": "It is read-only, a standby perhaps: name the primary in the URL.",
+    "40": "Try again: the database chose this transaction to resolve a conflict.",
+    "42501": "Grant this user SELECT, INSERT, UPDATE and DELETE on the tables.",
+    "53100": "Make room on the server's disk, then continue; nothing is half written.",
+    "53300": "Allow more connections on the server, or run fewer processes.",
+}
+_POSTGRES_SCHEMA_FIXES = {
+    "3F000": "The search_path in the URL names no schema that is there: CREATE SCHEMA it.",
+    # LangGraph's own store has a table `checkpoints` too.
+    "42P07": "Name another database, or a schema of its own: ?options=-csearch_path%3Ddurable_graph in the URL.",
+}
+
+# Law 1 for a server whose default is otherwise. A URL with options=-csynchronous_commit=off has chosen itself.
+_DURABLE = """
+    SELECT set_config('synchronous_commit', 'on', false) FROM pg_settings
+    WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"""
+
+
+class Postgres(Database):
+    begin = "BEGIN"
+    binary: ClassVar[dict[str, bool]] = {"binary": True}  # as text a bytea is twice as long
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        try:
+            import psycopg
+
+            self.engine = create_engine(
+                url,
+                isolation_level="AUTOCOMMIT",
+                paramstyle="format",
+                hide_parameters=True,
+                use_native_hstore=False,  # spares a query
+                pool_size=POOL_SIZE,
+                max_overflow=0,
+                pool_use_lifo=True,
+                pool_reset_on_return=None,  # `transaction` has rolled back what there was
+                connect_args={
+                    "prepare_threshold": 1,  # from the second time on
+                    "fallback_application_name": "durable_graph",
+                    "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
+                },
+            )
+        except ImportError as error:
+            raise self.unavailable(
+                f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
+            ) from error
+        self._driver = psycopg
+        event.listen(self.engine, "connect", self._set_up)
+
+    @staticmethod
+    def _set_up(connection: Any, record: object) -> None:
+        connection.autocommit = True
+        connection.execute(_DURABLE)
+
+    def is_sound(self, connection: Any) -> bool:
+        idle = self._driver.pq.TransactionStatus.IDLE
+        return not connection.closed and connection.info.transaction_status == idle
+
+    def writer(self) -> AbstractContextManager[Any]:
+        return self.reader()
+
+    def insert(self, sql: str, values: Sequence[Any]) -> bool:
+        with self.reader() as connection:
+            return bool(connection.execute(sql, values).rowcount == 1)
+
+    def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
+        supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
+        return connection.pipeline() if supported else nullcontext()
+
+    def result(self, cursor: Any, sized: int | None) -> list[Any]:
+        return cursor.fetchall()  # type: ignore[no-any-return]  # the SQL itself stops at BATCH_BYTES
+
+    def tables(self, connection: Any) -> set[str]:
+        found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [VERSION_TABLE]).fetchone()
+        return {VERSION_TABLE} if found[0] else set()
+
+    @contextmanager
+    def schema_change(self) -> Iterator[Connection]:
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(isolation_level="READ COMMITTED")
+            with connection.begin():
+                version.create(connection, checkfirst=True)
+                connection.execute(text(f"LOCK TABLE {VERSION_TABLE} IN EXCLUSIVE MODE"))
+                yield connection
+
+    def create_schema(self, connection: Any) -> None:
+        raise self.outdated("it has no tables of this library yet")
+
+    def explain(self, error: BaseException) -> StoreError | None:
+        if not isinstance(error, self._driver.Error):
+            return None
+        state, problem = error.sqlstate or "", _first_line(error)
+        if state in ("42P01", "42703"):  # no such table, column
+            return self.outdated(problem)
+        if fix := _POSTGRES_SCHEMA_FIXES.get(state):
+            return SchemaError(store=self.name, problem=problem, fix=fix)
+        fix = _POSTGRES_FIXES.get(state) or _POSTGRES_FIXES.get(state[:2])
+        return self.unavailable(problem, fix or "Check that the server runs and that the URL names it.")

@@ -1,0 +1,81 @@
+"""Bring a database to the schema this library needs: the only module that knows Alembic.
+
+The rule: one transaction that takes the lock first, so that of two processes one waits, and then finds its work done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy import URL, exc
+
+from durable_graph.errors import ArgumentError, StoreUnavailableError
+from durable_graph.store.databases import Database, database_at, parse_url
+from durable_graph.store.tables import REVISION, SCHEMA_VERSION
+
+
+def current(url: str | URL) -> tuple[int | None, int]:
+    """The version of the database's schema, None without one, and the version that this library needs."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+        return None, SCHEMA_VERSION  # to look must not make the file
+    with _opened(parsed) as database, database.reader() as connection:
+        return database.schema_version(connection), SCHEMA_VERSION
+
+
+def upgrade(url: str | URL) -> None:
+    """To the newest schema. Does nothing where it is there."""
+    _migrate(url, "upgrade", "head")
+
+
+def downgrade(url: str | URL, revision: str) -> None:
+    """Back to an older schema; "base" removes the tables with all that is in them."""
+    _migrate(url, "downgrade", revision)
+
+
+def _migrate(url: str | URL, direction: str, revision: str) -> None:
+    with _opened(parse_url(url)) as database:
+        # Of two processes that both begin on an empty Postgres, the second one's CREATE TABLE fails as soon as the
+        # first has committed. Once more, and it finds the tables.
+        with suppress(exc.DBAPIError):
+            return _run(database, direction, revision)
+        return _run(database, direction, revision)
+
+
+def _run(database: Database, direction: str, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    with database.schema_change() as connection:
+        database.refuse_newer(database.schema_version(connection.connection.driver_connection))
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", str(migrations()).replace("%", "%%"))
+        try:
+            getattr(command, direction)(config, revision)
+        except CommandError as error:
+            fix = f'Name a schema version such as "{REVISION}", or "base" for none.'
+            raise ArgumentError(argument="revision", problem=str(error), fix=fix) from error
+
+
+def migrations() -> Path:
+    """In a wheel they are inside the package, in a checkout beside it."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "migrations", package.parent / "migrations"):
+        if (folder / "env.py").is_file():
+            return folder
+    fix = "Install it again: pip install --force-reinstall durable-graph"
+    raise StoreUnavailableError(store="durable_graph", problem="its folder of migrations is missing", fix=fix)
+
+
+@contextmanager
+def _opened(url: URL) -> Iterator[Database]:
+    database = database_at(url)
+    try:
+        yield database
+    except Exception as error:
+        database.raise_ours(error)
+    finally:
+        database.close()

@@ -1,0 +1,403 @@
+"""The store in SQL: one definition of each statement, for SQLite and Postgres.
+
+The rule: `SqlStore` says what is read and written, `Statements` holds the SQL, made once from the tables; how a
+database is opened, shared between threads and fails is in `databases.py`. The hot path is `append` of one row: one
+prepared INSERT that carries its own fence, and one commit.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cache
+from typing import Any, TypeAlias, TypeVar
+
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    BindParameter,
+    Column,
+    ColumnElement,
+    Dialect,
+    Select,
+    bindparam,
+    delete,
+    func,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+from sqlalchemy.sql import ClauseElement
+
+from durable_graph.errors import ArgumentError, FencedError
+from durable_graph.store import Claim, Row, Thread, check_claim, check_id, check_row, check_text
+from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
+from durable_graph.store.tables import checkpoints, snapshots, threads
+
+BATCH_ROWS = 500
+MAX_STEP = 2**63 - 1  # what a database takes
+BODY = Row._fields.index("body")
+
+Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
+Result = TypeVar("Result")
+
+
+class SqlStore:
+    """Threads in a SQLite file or a Postgres database. Opens at first use; any thread may use it."""
+
+    def __init__(self, url: str | URL) -> None:
+        self._url = parse_url(url)
+        self.name = display(self._url)
+        self._sql = statements(self._url.get_backend_name())
+        self._database: Database | None = None
+        self._opening = threading.RLock()
+        self._finalizer: weakref.finalize[..., SqlStore] | None = None
+        _stores.add(self)
+
+    # --- writing
+
+    def append(self, rows: Sequence[Row], *, claim: Claim | None = None, snapshot: bytes | None = None) -> None:
+        for row in rows:
+            check_row(row)
+        if len(rows) == 1 and claim is None and snapshot is None:
+            self._run(self._append_one, rows[0], again=self._append_one_again)
+        elif rows:
+            self._run(self._append_all, rows, claim, snapshot, again=self._append_all_again)
+        else:
+            fix = "Use change_thread() for a claim alone."
+            raise ArgumentError(argument="rows", problem="there are none to append", fix=fix)
+
+    def _append_one(self, database: Database, row: Row) -> None:
+        if not database.insert(self._sql.append.text, (*row, row.thread_id, row.epoch)):
+            raise _fenced(row)
+
+    def _append_all(self, database: Database, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None) -> None:
+        planned = list(self._plan(rows, claim, snapshot))
+        with database.transaction() as connection:
+            with database.pipeline(connection):
+                connection.execute(database.begin)
+                cursors = [connection.execute(*statement) for statement, _ in planned]
+            for cursor, (_, row) in zip(cursors, planned, strict=True):
+                if cursor.rowcount != 1:
+                    raise _fenced(row)
+            connection.execute("COMMIT")
+
+    def _plan(self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None) -> Iterator[tuple[Bound, Row]]:
+        """What a transaction executes, and the row to name if that changes nothing."""
+        last = rows[-1]
+        if claim is not None:
+            yield self._sql.claim(last.thread_id, claim), rows[0]
+        for row in rows:
+            yield (self._sql.append.text, (*row, row.thread_id, row.epoch)), row
+        if snapshot is not None:
+            yield self._sql.put_snapshot.bind(thread_id=last.thread_id, step=last.step, state=snapshot), last
+
+    def change_thread(self, thread_id: str, claim: Claim) -> bool:
+        return self._run(self._change_thread, thread_id, claim, again=self._change_thread_again)
+
+    def _change_thread(self, database: Database, thread_id: str, claim: Claim) -> bool:
+        statement = self._sql.claim(thread_id, claim)
+        with database.writer() as connection:
+            return bool(connection.execute(*statement).rowcount == 1)
+
+    def delete(self, thread_id: str) -> bool:
+        check_id(thread_id)
+        return self._run(self._delete, thread_id)
+
+    def _delete(self, database: Database, thread_id: str) -> bool:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            found = [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
+            connection.execute("COMMIT")
+        return bool(found[0])
+
+    # When a connection is lost, nobody knows whether the commit arrived. Then the same is tried again: if that is
+    # refused although exactly this is stored, it was the first attempt that stored it.
+
+    def _append_one_again(self, database: Database, row: Row) -> None:
+        self._append_all_again(database, [row], None, None)
+
+    def _append_all_again(
+        self, database: Database, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None
+    ) -> None:
+        try:
+            self._append_all(database, rows, claim, snapshot)
+        except FencedError:
+            last = rows[-1]  # it stands for all of them: they came in one transaction
+            if self._batch(database, self._sql.rows, last.thread_id, last.step - 1, last.step, 1) != [last]:
+                raise
+
+    def _change_thread_again(self, database: Database, thread_id: str, claim: Claim) -> bool:
+        if self._change_thread(database, thread_id, claim):
+            return True
+        found = self._thread(database, thread_id)
+        return found is not None and claim.values.items() <= found._asdict().items()
+
+    # --- reading
+
+    def thread(self, thread_id: str) -> Thread | None:
+        check_id(thread_id)
+        return self._run(self._thread, thread_id)
+
+    def _thread(self, database: Database, thread_id: str) -> Thread | None:
+        found = database.fetch(*self._sql.thread.bind(thread_id=thread_id))
+        return Thread._make(found[0]) if found else None
+
+    def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
+        given = {"status": status, "graph": graph}
+        wanted = {column: value for column, value in given.items() if value is not None}
+        for argument, value in wanted.items():
+            check_text(argument, value)
+        statement = self._sql.threads(tuple(wanted)).bind(**wanted, count=_count(limit))
+        return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
+
+    def rows(
+        self,
+        thread_id: str,
+        *,
+        after: int = -1,
+        until: int | None = None,
+        newest_first: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[Row]:
+        check_id(thread_id)
+        last = MAX_STEP if until is None else _clamp(until)
+        return self._stream(thread_id, _clamp(after), last, newest_first, _count(limit))
+
+    def _stream(self, thread_id: str, after: int, until: int, newest_first: bool, left: int) -> Iterator[Row]:
+        page = self._sql.newest_rows if newest_first else self._sql.rows
+        while left > 0 and after < until:
+            count = min(BATCH_ROWS, left)
+            batch = self._run(self._batch, page, thread_id, after, until, count)
+            yield from batch
+            if len(batch) < count and sum(len(row.body) for row in batch) < BATCH_BYTES:
+                return  # neither limit ended this batch
+            left -= len(batch)
+            if newest_first:
+                until = batch[-1].step - 1
+            else:
+                after = batch[-1].step
+
+    def _batch(
+        self, database: Database, page: Statement, thread_id: str, after: int, until: int, count: int
+    ) -> list[Row]:
+        statement = page.bind(thread_id=thread_id, after=after, until=until, count=count)
+        return [Row._make(found) for found in database.fetch(*statement, sized=BODY)]
+
+    def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
+        check_id(thread_id)
+        statement = self._sql.snapshot.bind(thread_id=thread_id, until=_clamp(until))
+        found = self._run(Database.fetch, *statement)
+        return (found[0][0], found[0][1]) if found else None
+
+    # --- opening and closing
+
+    def _run(self, work: Callable[..., Result], *arguments: Any, again: Callable[..., Result] | None = None) -> Result:
+        """`work` on the open database; if the connection was lost, `again` (or the same) on a fresh one."""
+        database = self._database or self._open()
+        try:
+            return work(database, *arguments)
+        except Lost:
+            self._discard(database)
+        except Exception as error:
+            database.raise_ours(error)
+        database = self._open()
+        try:
+            return (again or work)(database, *arguments)
+        except Exception as error:
+            database.raise_ours(error)
+
+    def _open(self) -> Database:
+        with self._opening:
+            if self._database is None:
+                database = database_at(self._url)
+                try:
+                    database.open()
+                except BaseException as error:
+                    database.close()
+                    database.raise_ours(error)
+                self._finalizer = weakref.finalize(self, database.close)  # also when the interpreter ends
+                self._database = database
+            return self._database
+
+    def _discard(self, database: Database) -> None:
+        with self._opening:
+            if self._database is database:
+                self._let_go()
+        database.close()
+
+    def _let_go(self) -> None:
+        self._database = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+
+    def close(self) -> None:
+        if (database := self._database) is not None:
+            self._discard(database)
+
+    def _start_anew(self) -> None:
+        """In a child process: what came along is the parent's, and so are the locks."""
+        if self._database is not None:
+            _inherited.append(self._database)
+        self._opening = threading.RLock()
+        self._let_go()
+
+
+def _fenced(row: Row) -> FencedError:
+    return FencedError(thread_id=row.thread_id, step=row.step, epoch=row.epoch)
+
+
+def _count(limit: int | None) -> int:
+    return MAX_STEP if limit is None else _clamp(max(limit, 0))
+
+
+def _clamp(step: int) -> int:
+    return max(-1, min(step, MAX_STEP))  # there are no rows beyond
+
+
+# --- fork() -----------------------------------------------------------------------------------
+#
+# Neither SQLite nor libpq survives being carried into a child: there SQLite believes in locks that only the parent has.
+# So nothing open crosses a fork: the parent closes before, and both open again when they need to.
+
+_stores: weakref.WeakSet[SqlStore] = weakref.WeakSet()
+_inherited: list[Database] = []  # opened by another thread in between; to close it would disturb the parent
+
+
+def _before_fork() -> None:
+    for store in list(_stores):
+        with suppress(Exception):  # a fork must not fail for this
+            store.close()
+
+
+def _in_child() -> None:
+    for store in list(_stores):
+        store._start_anew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_in_child)
+
+
+# --- statements -------------------------------------------------------------------------------
+
+
+class Statement:
+    """One statement, compiled for a database."""
+
+    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
+        compiled = statement.compile(dialect=dialect)
+        self.text = str(compiled)
+        self.names: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        self._fixed = compiled.params  # SQLAlchemy's own, such as OFFSET 0
+
+    def bind(self, **values: Any) -> Bound:
+        given = {**self._fixed, **values}
+        return self.text, [given[name] for name in self.names]
+
+
+class Statements:
+    """Every statement, made once from the tables. A parameter has the name of its column, or is `after`, `until` or
+    `count`; in a change of a thread's row the new values have `new_` before it."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._insert = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
+        self.append = self._append()
+        self.put_snapshot = self._put_snapshot()
+        # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
+        tables = (threads, checkpoints, snapshots)
+        self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
+        self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
+        self.rows = self._page(newest_first=False)
+        self.newest_rows = self._page(newest_first=True)
+        self.snapshot = self._snapshot()
+        self.threads = cache(self._threads)
+        self._new_thread = cache(self._new_thread_with)
+        self._change_thread = cache(self._change_thread_in)
+
+    def claim(self, thread_id: str, claim: Claim) -> Bound:
+        """The change of a thread's row that happens only if its epoch is the one seen."""
+        check_claim(thread_id, claim)
+        new = {f"new_{column}": value for column, value in claim.values.items()}
+        if claim.epoch is None:
+            return self._new_thread(tuple(claim.values)).bind(new_thread_id=thread_id, **new)
+        return self._change_thread(tuple(claim.values)).bind(thread_id=thread_id, epoch=claim.epoch, **new)
+
+    def _append(self) -> Statement:
+        """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
+        appends under way, so that none of them commits after it."""
+        row = [bindparam(column.name, type_=column.type) for column in checkpoints.c]
+        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch))
+        insert = self._insert(checkpoints).from_select(list(checkpoints.c), fenced.with_for_update(read=True))
+        return self._made(insert.on_conflict_do_nothing())
+
+    def _put_snapshot(self) -> Statement:
+        insert = self._insert(snapshots)
+        key = list(snapshots.primary_key)
+        return self._made(insert.on_conflict_do_update(index_elements=key, set_={"state": insert.excluded.state}))
+
+    def _new_thread_with(self, columns: tuple[str, ...]) -> Statement:
+        return self._made(self._insert(threads).values(_new("thread_id", *columns)).on_conflict_do_nothing())
+
+    def _change_thread_in(self, columns: tuple[str, ...]) -> Statement:
+        seen = _is(threads.c.thread_id), _is(threads.c.epoch)
+        return self._made(update(threads).where(*seen).values(_new(*columns)))
+
+    def _threads(self, columns: tuple[str, ...]) -> Statement:
+        newest = select(threads).order_by(threads.c.updated_at.desc(), threads.c.thread_id)
+        wanted = [_is(threads.c[column]) for column in columns]
+        return self._made(newest.where(true(), *wanted).limit(_number("count")))
+
+    def _snapshot(self) -> Statement:
+        found = snapshots.c
+        newest = select(found.step, found.state).order_by(found.step.desc()).limit(1)
+        return self._made(newest.where(_is(found.thread_id), found.step <= _number("until")))
+
+    def _page(self, *, newest_first: bool) -> Statement:
+        thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
+        page = select(checkpoints).where(_is(thread_id), step > _number("after"), step <= _number("until"))
+        page = page.order_by(step.desc() if newest_first else step).limit(_number("count"))
+        if self._dialect.name == "postgresql":
+            page = _within_bytes(page, newest_first=newest_first)
+        return self._made(page)
+
+    def _made(self, statement: ClauseElement) -> Statement:
+        return Statement(statement, self._dialect)
+
+
+def _within_bytes(page: Select[Any], *, newest_first: bool) -> Select[Any]:
+    """Postgres sends a whole result at once, so the result itself has to end at BATCH_BYTES. SQLite hands out one row
+    after the other, and would read 40 times as long for this."""
+    rows = page.subquery()
+    order = rows.c.step.desc() if newest_first else rows.c.step
+    before = func.sum(func.octet_length(rows.c.body)).over(order_by=order, rows=(None, -1))
+    sized = select(rows, func.coalesce(before, 0).label("before")).subquery()
+    order = sized.c.step.desc() if newest_first else sized.c.step
+    columns = [sized.c[column.name] for column in checkpoints.c]
+    return select(*columns).where(sized.c.before < BATCH_BYTES).order_by(order)
+
+
+def _is(column: Column[Any]) -> ColumnElement[bool]:
+    return column == bindparam(column.name, type_=column.type)
+
+
+def _new(*columns: str) -> dict[str, BindParameter[Any]]:
+    return {name: bindparam(f"new_{name}", type_=threads.c[name].type) for name in columns}
+
+
+def _number(name: str) -> BindParameter[int]:
+    return bindparam(name, type_=BigInteger())
+
+
+@cache
+def statements(backend: str) -> Statements:
+    # Positional parameters for both: what is bound is then the row itself.
+    if backend == "sqlite":
+        return Statements(sqlite.dialect())
+    return Statements(PGDialect_psycopg(paramstyle="format"))  # type: ignore[no-untyped-call]
