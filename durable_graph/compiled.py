@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
 
+from durable_graph import drivers
 from durable_graph.codec import Codec
 from durable_graph.core.channels import detached
 from durable_graph.core.effects import Recorded
@@ -20,11 +21,12 @@ from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, fork
 from durable_graph.core.schema import Schema
+from durable_graph.core.times import iso
 from durable_graph.drivers import adrive, drive, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.log import Config, Log, Modes, nothing
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
-from durable_graph.store import Store
+from durable_graph.store import Signal, Store
 
 StateT = TypeVar("StateT")
 
@@ -216,6 +218,21 @@ class CompiledGraph(Log, Generic[StateT]):
         async for _ in adrive(self._fork_effects(config, to), self._stored(), nothing, False, None):
             pass
         return config_of(to, 0)
+
+    def signal(self, config: Config, name: str, value: Any = None) -> None:
+        """Send a signal to a thread, for `runtime.wait_for(name)`. Kept until a task takes it; durable when it returns.
+
+        It wakes nobody by itself: continue the thread with stream(None, config) if no run is under way.
+        Raises ThreadNotFoundError; UnstorableValueError.
+        """
+        store, thread_id = self._stored(), str(self._named(config).thread_id)
+        self._existing(store, thread_id)
+        sent = f"{iso(drivers.clock())}-{uuid.uuid4().hex[:8]}"
+        store.send(Signal(thread_id, sent, name, self._codec.encode(value)))
+
+    async def asignal(self, config: Config, name: str, value: Any = None) -> None:
+        """`signal` for asyncio."""
+        await in_thread(lambda: self.signal(config, name, value))
 
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread with all its rows. Raises ThreadNotFoundError if there is none."""

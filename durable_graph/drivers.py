@@ -296,7 +296,7 @@ async def adrive(
 
 def _append(store: Store | None, save: Save) -> None:
     assert store is not None
-    store.append(save.rows, claim=save.claim, snapshot=save.snapshot)
+    store.append(save.rows, claim=save.claim, snapshot=save.snapshot, taken=save.taken)
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:

@@ -16,6 +16,7 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── ThreadNotFoundError (LookupError)
     │   ├── CheckpointNotFoundError (LookupError)
     │   ├── UnknownInterruptError
+    │   ├── ThreadWaitingError
     │   ├── ThreadExistsError
     │   └── ThreadBusyError
     ├── ChangedGraphError                    whoever changed the code under a running thread
@@ -121,6 +122,10 @@ class CheckpointNotFoundError(CallError, LookupError):
 
 class UnknownInterruptError(CallError):
     """Thread {thread_id!r}: {problem}. Open questions: {open}. {fix}"""
+
+
+class ThreadWaitingError(CallError):
+    """Thread {thread_id!r} waits {what}. Continue it then with stream(None, config), or give a new input."""
 
 
 class ThreadExistsError(CallError):

@@ -12,7 +12,7 @@ from durable_graph.codec import Codec, storable_types
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core import runtime
 from durable_graph.core.channels import Channel
-from durable_graph.core.model import START, Graph, Node, RetryPolicy, Send, Task, TimeoutPolicy, policy_of
+from durable_graph.core.model import RECORDED, START, Graph, Node, RetryPolicy, Task, TimeoutPolicy, policy_of
 from durable_graph.core.planner import Position, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
@@ -122,7 +122,7 @@ class entrypoint:
         types = [*_types(hints), *self._types]
         store = open_store(self._checkpointer)
         return Workflow(
-            graph, store, Codec([Send, *types]), self._key, inherits=inherited(self._checkpointer), types=types
+            graph, store, Codec([*RECORDED, *types]), self._key, inherits=inherited(self._checkpointer), types=types
         )
 
 

@@ -15,6 +15,7 @@ from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import Channel
 from durable_graph.core.model import (
     END,
+    RECORDED,
     START,
     Branch,
     Command,
@@ -22,7 +23,6 @@ from durable_graph.core.model import (
     Join,
     Node,
     RetryPolicy,
-    Send,
     TimeoutPolicy,
     policy_of,
 )
@@ -247,7 +247,7 @@ class StateGraph(Generic[StateT]):
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
         known = list(dict.fromkeys([*_storable(self._schemas), *types, *below]))
         store, inherits = open_store(checkpointer), inherited(checkpointer)
-        return CompiledGraph(graph, store, Codec([Send, *known]), key, inherits=inherits, types=known)
+        return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
 
     def _check(self) -> None:
         known = {START, END, *self.nodes}

@@ -15,7 +15,7 @@ from durable_graph.codec import Codec
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.history import barriers, follow, load, walk
-from durable_graph.core.model import StateSnapshot, StreamMode
+from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode
 from durable_graph.core.projection import Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
@@ -63,7 +63,7 @@ class Log:
         key: bytes | str | None = None,
     ) -> None:
         self._store = open_store(url)
-        self._codec = Codec(types)
+        self._codec = Codec([*RECORDED, *types])
         self._key = _key(key)
         self._config: Config | None = None
         self._view = View()

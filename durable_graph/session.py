@@ -13,7 +13,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
-from durable_graph import leases
+from durable_graph import drivers, leases
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
 from durable_graph.core.config import PLACES, CallConfig, read_config
@@ -149,6 +149,7 @@ class Session:
             recursion_limit=given.recursion_limit,
             announce=bool(ANNOUNCED & {*self._shaper.modes, *self._link.shaper.modes}),
             link=self._link,
+            now=lambda: drivers.clock(),
             owner=owner,
             alive=leases.alive,
             **self._settings,

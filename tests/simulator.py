@@ -73,8 +73,8 @@ class Simulator:
                 return self.time
             case Ask(call):
                 return call(self.store)
-            case Save(rows, claim, snapshot):
-                return self.store.append(rows, claim=claim, snapshot=snapshot)
+            case Save(rows, claim, snapshot, taken):
+                return self.store.append(rows, claim=claim, snapshot=snapshot, taken=taken)
             case Emit(what):
                 return self._emit(what, watch)
             case Start(jobs):

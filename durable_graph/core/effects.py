@@ -36,6 +36,7 @@ class Save(NamedTuple):
     rows: Sequence[Row]
     claim: Claim | None = None
     snapshot: bytes | None = None
+    taken: Sequence[str] = ()  # signals that these rows hold from now on
 
 
 class Invoke(NamedTuple):

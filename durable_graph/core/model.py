@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from durable_graph.core.channels import MISSING, Channel
+from durable_graph.core.channels import MISSING, Channel, Overwrite
 from durable_graph.core.schema import Schema
 from durable_graph.errors import DrawingError
 
@@ -61,6 +61,17 @@ class Interrupt:
 
     value: Any
     id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a node waits for, as the value of its Interrupt: a time, a signal, or whichever comes first."""
+
+    until: str | None = None  # UTC, ISO 8601; None: as long as it takes
+    signal: str | None = None
+
+
+RECORDED: tuple[type, ...] = (Send, Wait, Overwrite)  # values of ours that rows hold
 
 
 # --- what consumers see -----------------------------------------------------------------------

@@ -48,6 +48,7 @@ from durable_graph.core.model import (
     Question,
     Send,
     Task,
+    Wait,
 )
 from durable_graph.core.schema import as_mapping
 from durable_graph.errors import (
@@ -228,10 +229,22 @@ class Position:
         self.tasks += planned(row, added, len(self.tasks)) if added else ()
         return self._merge([body.get("update")], body)
 
+    @property
+    def waits(self) -> dict[str, Wait]:
+        """What open questions wait for besides somebody's answer: a time or a signal, by the question's id."""
+        asked = (q.interrupt for task in self.tasks for q in self.questions.get(task.id, ()))
+        return {interrupt.id: interrupt.value for interrupt in asked if isinstance(interrupt.value, Wait)}
+
     def _answer(self, answers: Mapping[str, Any] | None) -> None:
-        """Without an answer all that were asked run again, and may ask again; else only those that were answered."""
+        """Without an answer all that asked somebody run again, and may ask again; else only those that were
+        answered."""
         if answers is None:
-            self.questions = {}
+            waits = self.waits
+            self.questions = {
+                task_id: asked
+                for task_id, asked in self.questions.items()
+                if asked and all(question.interrupt.id in waits for question in asked)
+            }
             return
         for task_id, questions in list(self.questions.items()):
             given = [(q, answers[q.interrupt.id]) for q in questions if q.interrupt.id in answers]
@@ -716,6 +729,7 @@ def command_body(graph: Graph, position: Position, command: Command[Any]) -> Bod
 def _answers(position: Position, resume: Any) -> dict[str, Any]:
     """{interrupt id: answer}; raises UnknownInterruptError for an answer that fits no open question, or several."""
     asked = [question.interrupt for questions in position.questions.values() for question in questions]
+    asked = [interrupt for interrupt in asked if not isinstance(interrupt.value, Wait)]
     ids = [interrupt.id for interrupt in asked]
     if isinstance(resume, dict) and resume and all(_is_interrupt_id(key) for key in resume):
         unknown = [key for key in resume if key not in ids]

@@ -40,7 +40,7 @@ from durable_graph.core.effects import (
 )
 from durable_graph.core.history import Decoder, load, pack
 from durable_graph.core.job import run_call, run_entry, run_node
-from durable_graph.core.model import END, START, Command, Graph, NodeError, Task
+from durable_graph.core.model import END, START, Command, Graph, NodeError, Task, Wait
 from durable_graph.core.planner import (
     Body,
     Position,
@@ -70,6 +70,7 @@ from durable_graph.errors import (
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    ThreadWaitingError,
     UnstorableValueError,
 )
 from durable_graph.store import Claim, Row, Thread
@@ -105,6 +106,7 @@ class Call:
     parent: tuple[str, int] | None = None  # that thread and its step
     answers: Mapping[str, Any] = field(default_factory=dict)  # given above; those to its own questions count
     link: Any = None  # for subgraphs of this run: see session.Link
+    now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
 
@@ -140,6 +142,7 @@ class Run:
     def _begin(self) -> Effects:
         now = yield Now()
         thread = None
+        taken: Sequence[str] = ()
         if self.codec is not None:
             thread = yield from self._load(iso(now))
         if self._was_here():
@@ -155,6 +158,9 @@ class Run:
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
+            answers, taken = yield from self._due(now)
+            if answers:
+                body["answers"] = answers
         else:
             kind, node = "input", None
             body = yield from self._accepted()
@@ -164,7 +170,7 @@ class Run:
             self.position.step = self.position.tail  # after going back in time the row goes to the end of the log
         recorded = self._record(kind, node, None, body, now, parent)
         try:
-            yield from self._commit([recorded], self._claim(thread, now))
+            yield from self._commit([recorded], self._claim(thread, now), taken)
         except FencedError:
             yield from self._explain_fence(now)
             raise
@@ -207,6 +213,42 @@ class Run:
         asked = [q.interrupt.id for questions in self.position.questions.values() for q in questions]
         answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
         return {"answers": answers} if answers else {}
+
+    def _due(self, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
+        """Answers to waits that are over, and the signals that these take. Says until when the thread waits
+        if it does."""
+        waits = self.position.waits
+        if not waits:
+            return {}, []
+        answers, taken = yield from self._ended_waits(now)
+        others = len(self.position.questions) - len(waits)  # of somebody
+        if not answers and not self.position.runnable and not others and not self.position.paused:
+            raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
+        return answers, taken
+
+    def _ended_waits(self, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
+        inbox = yield Ask(lambda store: store.signals(self.call.thread_id))
+        assert self.codec is not None
+        answers: dict[str, Any] = {}
+        taken: list[str] = []
+        for name, wait in self.position.waits.items():
+            signal = next((s for s in inbox if s.name == wait.signal and s.id not in taken), None)
+            if signal is not None:
+                answers[name] = {"signal": self.codec.decode(signal.value)}
+                taken.append(signal.id)
+            elif wait.until is not None and wait.until <= iso(now):
+                answers[name] = {}
+        return answers, taken
+
+    def _wake(self) -> Effects:
+        """A signal may have been there before the task that waits for it: then this run goes on."""
+        if not self.position.waits or self.stopped:
+            return
+        now = yield Now()
+        answers, taken = yield from self._ended_waits(now)
+        if answers:
+            body = {"answers": answers}
+            yield from self._commit([self._record("resume", None, None, body, now, self.position.step)], None, taken)
 
     def _check_exists(self) -> None:
         if self.position.tail < 0:
@@ -274,6 +316,7 @@ class Run:
             "lease_owner": self.call.owner if runs else None,
             "lease_since": at if runs else None,
             "lease_expires_at": iso(now + LEASE_SECONDS) if runs else None,
+            "wake_at": None,
             "updated_at": at,
         }
         if thread is None:
@@ -304,6 +347,7 @@ class Run:
                 yield from self._pause()
                 return
             yield from self._superstep()
+            yield from self._wake()
         if self.position.runnable and not self.stopped and not self._pauses():
             raise GraphRecursionError(
                 thread_id=self.call.thread_id,
@@ -477,6 +521,7 @@ class Run:
             job.attempt,
             call.config,
             heartbeat=lambda: job.alive(),
+            _now=call.now,
             _durable=self.codec is not None,
             _seed=job.task.seed,
             _answers={question.interrupt.id: answer for question, answer in given},
@@ -559,7 +604,7 @@ class Run:
     def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
         step, superstep = position.step + 1, position.superstep + 1
-        if kind in ("input", "resume", "update"):
+        if kind in ("input", "resume", "update") and not self.leased:
             self.epoch += 1
         columns = (
             call.thread_id, step, parent, kind, superstep, node, task, call.run_id, self.epoch, at
@@ -577,13 +622,13 @@ class Run:
             error.add_note(f"in the row of node {node!r}" if node else "in the input")
             raise
 
-    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None) -> Effects:
+    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None, taken: Sequence[str] = ()) -> Effects:
         """Save these rows, then show them."""
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
                 self.leased = claim.values["lease_owner"] is not None
-            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]))
+            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken)
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True
@@ -600,6 +645,7 @@ class Run:
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
+            "wake_at": min((w.until for w in self.position.waits.values() if w.until), default=None),
             "updated_at": at,
         }
         return Claim(self.epoch, values)
@@ -677,6 +723,7 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         "lease_owner": None,
         "lease_since": None,
         "lease_expires_at": None,
+        "wake_at": None,
         "created_at": at,
         "updated_at": at,
         "metadata": b"{}",
@@ -696,6 +743,15 @@ def _told(error: Exception) -> dict[str, str]:
     }
 
 
+def _told_waits(waits: Mapping[str, Wait]) -> str:
+    return ", ".join(
+        (f"for the signal {wait.signal!r}" if wait.signal else "")
+        + (" or " if wait.signal and wait.until else "")
+        + (f"until {wait.until}" if wait.until else "")
+        for wait in waits.values()
+    )
+
+
 def _names_one(wanted: frozenset[str], nodes: Sequence[str]) -> bool:
     return bool(nodes) and ("*" in wanted or not wanted.isdisjoint(nodes))
 
@@ -704,7 +760,8 @@ def _status(position: Position) -> str:
     if position.errors:
         return "failed"
     if position.questions or position.paused:
-        return "interrupted"
+        asked = [question for questions in position.questions.values() for question in questions]
+        return "waiting" if asked and len(asked) == len(position.waits) else "interrupted"
     return "pending" if position.tasks else "finished"
 
 
