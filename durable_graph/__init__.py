@@ -6,13 +6,17 @@ from durable_graph.core.model import (
     END,
     START,
     Command,
+    Interrupt,
+    NodeError,
     PregelTask,
+    RetryPolicy,
     Send,
     StateSnapshot,
     StreamEvent,
     StreamMode,
+    TimeoutPolicy,
 )
-from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer
+from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.verify import Finding, Report
 from durable_graph.errors import (
     ArgumentError,
@@ -24,9 +28,12 @@ from durable_graph.errors import (
     DurableGraphError,
     EmptyInputError,
     FencedError,
+    GraphBubbleUp,
+    GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
     NodeCodeError,
+    NodeTimeoutError,
     RoutingError,
     SchemaError,
     StoreError,
@@ -34,8 +41,10 @@ from durable_graph.errors import (
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    UnknownInterruptError,
     UnstorableValueError,
 )
+from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
 from durable_graph.store import Thread
@@ -57,13 +66,19 @@ __all__ = [
     "EmptyInputError",
     "FencedError",
     "Finding",
+    "GraphBubbleUp",
+    "GraphInterrupt",
     "GraphRecursionError",
+    "Interrupt",
     "InvalidUpdateError",
     "Log",
     "NodeCodeError",
+    "NodeError",
+    "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
     "Report",
+    "RetryPolicy",
     "RoutingError",
     "Runtime",
     "SchemaError",
@@ -79,8 +94,13 @@ __all__ = [
     "ThreadBusyError",
     "ThreadExistsError",
     "ThreadNotFoundError",
+    "TimeoutPolicy",
+    "UnknownInterruptError",
     "UnstorableValueError",
+    "entrypoint",
     "get_config",
     "get_runtime",
     "get_stream_writer",
+    "interrupt",
+    "task",
 ]

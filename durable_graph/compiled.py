@@ -1,42 +1,34 @@
 """CompiledGraph: every public call, in a sync and an async form of a few lines.
 
-What a call does is decided in `core`; how it is driven, in `drivers`. Here arguments are checked and put together.
+What a call does is decided in `core`; how one is put together and driven, in `session` and `drivers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from dataclasses import replace
+from typing import Any, Generic, TypeVar, Unpack
 
-from durable_graph import leases
+from durable_graph import drivers
 from durable_graph.codec import Codec
 from durable_graph.core.channels import detached
-from durable_graph.core.config import CallConfig, read_config
-from durable_graph.core.model import Graph, StreamMode, Task
+from durable_graph.core.effects import Recorded
+from durable_graph.core.model import Command, Graph, Task
 from durable_graph.core.picture import Picture, picture_of
-from durable_graph.core.projection import ANNOUNCED, Emission, View, check_modes, config_of
-from durable_graph.core.run import Call, Effects, Run, fork
-from durable_graph.drivers import Show, adrive, drive, in_thread
+from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
+from durable_graph.core.run import Call, Effects, fork
+from durable_graph.core.schema import Schema
+from durable_graph.core.times import iso
+from durable_graph.drivers import adrive, drive, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.log import Config, Log, Modes, nothing
-from durable_graph.store import Store
+from durable_graph.session import Options, Parts, Session, Subgraph, given_config
+from durable_graph.store import Signal, Store
 
 StateT = TypeVar("StateT")
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A call, checked: how to begin it and what of it is shown."""
-
-    begin: Callable[[str], Run]  # by its lease's owner
-    show: Show
-    live: bool
-    workers: int | None
 
 
 class CompiledGraph(Log, Generic[StateT]):
@@ -50,12 +42,17 @@ class CompiledGraph(Log, Generic[StateT]):
         codec: Codec,
         key: bytes | str | None = None,
         config: Config | None = None,
+        *,
+        inherits: bool | None = None,
+        types: Iterable[type[Any]] = (),
     ) -> None:
         super().__init__(False if store is None else store, key=key)
         self._graph = graph
         self._codec = codec
         self._config = config
+        self._inherits = inherits
         self._view = View(graph.output.keys, self._node_input)
+        self.types = tuple(types)  # that its states may hold, for the codec of a graph above it
 
     @property
     def name(self) -> str:
@@ -63,7 +60,9 @@ class CompiledGraph(Log, Generic[StateT]):
 
     def with_config(self, config: Config) -> CompiledGraph[StateT]:
         """The same graph with these settings under those of each call."""
-        return CompiledGraph(self._graph, self._store, self._codec, self._key, config)
+        return type(self)(
+            self._graph, self._store, self._codec, self._key, config, inherits=self._inherits, types=self.types
+        )
 
     # --- running ------------------------------------------------------------------------------
 
@@ -73,25 +72,25 @@ class CompiledGraph(Log, Generic[StateT]):
         config: Config | None = None,
         *,
         stream_mode: Modes = "updates",
-        context: Any = None,
+        **options: Unpack[Options],
     ) -> Iterator[Any]:
         """Run the graph, yielding what happens as it happens. Each step is committed before it is yielded.
 
-        input: the update that the run begins with; None continues the thread where it stands, after a
-            break, a crash, an error.
+        input: the update that the run begins with; None continues the thread where it stands, after a break, a
+            crash, an error; a Command answers an interrupt.
         config: {"configurable": {"thread_id": ..., "step": ...}, "recursion_limit": ..., "metadata": ..., "tags": ...,
-            "run_name": ..., "max_concurrency": ...}, or {"thread_id": ...} alone. Without a thread_id a new
-            thread is made.
-        stream_mode: "updates", "values", "custom", "tasks", "checkpoints", "debug", "events"; or a list of
-            them, then (mode, chunk) is yielded.
-        context: what nodes find as `runtime.context`. Not recorded.
+            "run_name": ..., "max_concurrency": ...}, or {"thread_id": ...} alone. Without a thread_id a new thread
+            is made.
+        stream_mode: "updates", "values", "custom", "tasks", "checkpoints", "debug", "events"; or a list of them, then
+            (mode, chunk) is yielded.
+        options: see `Options`: context, interrupt_before, interrupt_after, subgraphs ...
 
-        Lazy: nothing runs until the consumer asks. `close()` or leaving the loop stops after the step at hand
-        and frees the thread. Raises what a node raised; EmptyInputError if there is nothing to continue;
-        ThreadBusyError if another run has the thread; GraphRecursionError; StoreError. Whatever is raised, the
-        thread can be continued.
+        Lazy: nothing runs until the consumer asks. `close()` or leaving the loop stops after the step at hand and
+        frees the thread. Raises what a node raised; EmptyInputError if there is nothing to continue; ThreadBusyError
+        if another run has the thread; GraphRecursionError; StoreError. Whatever is raised, the thread can be
+        continued.
         """
-        return self._run_sync(self._plan(input, config, context, stream_mode))
+        return self._session(input, config, stream_mode, options).sync()
 
     def astream(
         self,
@@ -99,44 +98,45 @@ class CompiledGraph(Log, Generic[StateT]):
         config: Config | None = None,
         *,
         stream_mode: Modes = "updates",
-        context: Any = None,
+        **options: Unpack[Options],
     ) -> AsyncIterator[Any]:
         """`stream` for asyncio; async nodes run in the caller's event loop, plain functions in threads."""
-        return self._run_async(self._plan(input, config, context, stream_mode))
+        return self._session(input, config, stream_mode, options).asynchronous()
 
     def invoke(
         self,
         input: Any,
         config: Config | None = None,
         *,
-        stream_mode: StreamMode = "values",
-        context: Any = None,
+        stream_mode: Modes = "values",
+        **options: Unpack[Options],
     ) -> Any:
-        """Run the graph to its end and return the state then (or, for another mode, all that it would have
-        streamed)."""
+        """Run the graph to its end and return the state then, with the open questions under "__interrupt__".
+
+        For another mode than "values": all that it would have streamed.
+        """
         if stream_mode != "values":
-            return list(self.stream(input, config, stream_mode=stream_mode, context=context))
-        final = _Final(self._view)
-        for _ in self._run_sync(self._plan(input, config, context, (), final)):
+            return list(self._session(input, config, stream_mode, options).sync())
+        session = self._session(input, config, (), options)
+        for _ in session.sync():
             pass
-        return final.values
+        return self._outcome(session)
 
     async def ainvoke(
         self,
         input: Any,
         config: Config | None = None,
         *,
-        stream_mode: StreamMode = "values",
-        context: Any = None,
+        stream_mode: Modes = "values",
+        **options: Unpack[Options],
     ) -> Any:
         """`invoke` for asyncio."""
         if stream_mode != "values":
-            stream = self.astream(input, config, stream_mode=stream_mode, context=context)
-            return [chunk async for chunk in stream]
-        final = _Final(self._view)
-        async for _ in self._run_async(self._plan(input, config, context, (), final)):
+            return [chunk async for chunk in self._session(input, config, stream_mode, options).asynchronous()]
+        session = self._session(input, config, (), options)
+        async for _ in session.asynchronous():
             pass
-        return final.values
+        return self._outcome(session)
 
     def batch(
         self,
@@ -195,14 +195,12 @@ class CompiledGraph(Log, Generic[StateT]):
         Returns the config that names the new step. Durable when it returns. Raises ThreadBusyError if the
             thread is running; InvalidUpdateError if the values do not fit or it is not clear which node is meant.
         """
-        plan = self._update_plan(config, values, as_node)
-        last = list(self._run_sync(plan))[-1]
+        *_, last = self._update_session(config, values, as_node).sync()
         return config_of(last.row.thread_id, last.row.step)
 
     async def aupdate_state(self, config: Config, values: Any, as_node: str | None = None) -> dict[str, Any]:
         """`update_state` for asyncio."""
-        plan = self._update_plan(config, values, as_node)
-        last = [it async for it in self._run_async(plan)][-1]
+        *_, last = [it async for it in self._update_session(config, values, as_node).asynchronous()]
         return config_of(last.row.thread_id, last.row.step)
 
     def fork(self, config: Config, to: str) -> dict[str, Any]:
@@ -221,6 +219,21 @@ class CompiledGraph(Log, Generic[StateT]):
             pass
         return config_of(to, 0)
 
+    def signal(self, config: Config, name: str, value: Any = None) -> None:
+        """Send a signal to a thread, for `runtime.wait_for(name)`. Kept until a task takes it; durable when it returns.
+
+        It wakes nobody by itself: continue the thread with stream(None, config) if no run is under way.
+        Raises ThreadNotFoundError; UnstorableValueError.
+        """
+        store, thread_id = self._stored(), str(self._named(config).thread_id)
+        self._existing(store, thread_id)
+        sent = f"{iso(drivers.clock())}-{uuid.uuid4().hex[:8]}"
+        store.send(Signal(thread_id, sent, name, self._codec.encode(value)))
+
+    async def asignal(self, config: Config, name: str, value: Any = None) -> None:
+        """`signal` for asyncio."""
+        await in_thread(lambda: self.signal(config, name, value))
+
     def delete_thread(self, thread_id: str) -> None:
         """Remove a thread with all its rows. Raises ThreadNotFoundError if there is none."""
         store = self._stored()
@@ -237,73 +250,44 @@ class CompiledGraph(Log, Generic[StateT]):
         """The drawing, for `draw_mermaid()`."""
         return picture_of(self._graph)
 
+    def as_node(self, keys: Mapping[str, Any]) -> Subgraph:
+        """This graph as a node of one with these keys."""
+        return Subgraph(self, keys)
+
+    def node_schema(self) -> Schema:
+        """What this graph receives as a node: those of the keys above that its input has."""
+        return replace(self._graph.input, build=lambda values: values)
+
     # --- putting calls together ---------------------------------------------------------------
 
-    def _plan(
-        self,
-        input: Any,
-        config: Config | None,
-        context: Any,
-        modes: Modes | tuple[()],
-        show: Show | None = None,
-    ) -> _Plan:
-        given = read_config(config, self._config)
-        if self._store is None and (given.thread_id is not None or given.step is not None):
-            raise ArgumentError(
-                argument="thread_id",
-                problem="this graph has no checkpointer, so there are no threads",
-                fix="Compile with a database to keep steps, or leave the thread_id out.",
-            )
-        wanted = check_modes(modes) if modes else ()
+    def _session(self, input: Any, config: Config | None, modes: Modes | tuple[()], options: Options) -> Session:
+        shaper = Shaper(modes, options.get("subgraphs", False), options.get("version", "v1"))
+        given = given_config(config, self._config)
+        value = input if isinstance(input, Command) else self._accepts(input)
+        return Session(self._parts, given, shaper, options=options, input=value)
 
-        def begin(owner: str) -> Run:
-            call = self._call(given, owner, context=context, input=input, announce=bool(ANNOUNCED & {*wanted}))
-            return self._new_run(call)
-
-        return _Plan(begin, show or self._show(modes), "custom" in wanted, given.max_concurrency)
-
-    def _update_plan(self, config: Config, values: Any, as_node: str | None) -> _Plan:
-        given = self._named(config)
+    def _update_session(self, config: Config, values: Any, as_node: str | None) -> Session:
         self._stored()
+        given, shaper = self._named(config), Shaper(())
+        return Session(
+            self._parts, given, shaper, lambda it: [it] if isinstance(it, Recorded) else [],
+            input=values, updates=True, as_node=as_node,
+        )  # fmt: skip
 
-        def begin(owner: str) -> Run:
-            return self._new_run(self._call(given, owner, input=values, updates=True, as_node=as_node))
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self._graph, self._codec, self._store, self._key, self._view, self._inherits)
 
-        return _Plan(begin, lambda it: (it,), False, None)
+    def _accepts(self, value: Any) -> Any:
+        """The input as the engine takes it."""
+        return value
 
-    def _call(self, given: CallConfig, owner: str, **settings: Any) -> Call:
-        thread_id = given.thread_id or str(uuid.uuid4())
-        return Call(
-            thread_id=thread_id,
-            run_id=owner.rpartition("/")[2],
-            step=given.step,
-            config=given.for_nodes(thread_id),
-            recorded=given.recorded(),
-            recursion_limit=given.recursion_limit,
-            owner=owner,
-            alive=leases.alive,
-            **settings,
-        )
-
-    def _new_run(self, call: Call) -> Run:
-        return Run(self._graph, self._codec if self._store is not None else None, self._key, call)
-
-    def _run_sync(self, plan: _Plan) -> Iterator[Any]:
-        owner = leases.hold(str(uuid.uuid4()))
-        try:
-            yield from drive(plan.begin(owner).steps(), self._store, plan.show, plan.live, plan.workers)
-        finally:
-            leases.let_go(owner)
-
-    async def _run_async(self, plan: _Plan) -> AsyncIterator[Any]:
-        owner = leases.hold(str(uuid.uuid4()))
-        try:
-            run = adrive(plan.begin(owner).steps(), self._store, plan.show, plan.live, plan.workers)
-            async with aclosing(run) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            leases.let_go(owner)
+    def _outcome(self, session: Session) -> Any:
+        """What `invoke` returns: the state, with the open questions if there are any."""
+        position = session.run.position
+        asked = list(open_interrupts(position))
+        values: Any = self._view.values(position)  # of an entrypoint it need not be a dict
+        return {**(values if isinstance(values, dict) else {}), INTERRUPT: asked} if asked else values
 
     def _fork_effects(self, config: Config, to: str) -> Effects:
         given = self._named(config)
@@ -311,25 +295,16 @@ class CompiledGraph(Log, Generic[StateT]):
         call = Call(thread_id=to, run_id=run_id, step=given.step, recorded=given.recorded())
         return fork(self._graph, self._codec, self._key, call, str(given.thread_id))
 
+    def _view_of(self, ns: tuple[str, ...]) -> View:
+        node = self._graph.nodes.get(ns[0].partition(":")[0])
+        if node is None or not isinstance(node.call, Subgraph):
+            return super()._view_of(ns)
+        below: CompiledGraph[Any] = node.call.graph
+        return below._view if len(ns) == 1 else below._view_of(ns[1:])
+
     def _node_input(self, task: Task, values: Mapping[str, Any]) -> Any:
         node = self._graph.nodes.get(task.node)
         return detached(dict(values) if node is None else node.schema.select(values))
-
-
-class _Final:
-    """Shows nothing and remembers the state that was last seen: what `invoke` returns."""
-
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._last: Emission | None = None
-
-    def __call__(self, it: Emission) -> Sequence[Any]:
-        self._last = it
-        return ()
-
-    @property
-    def values(self) -> Any:
-        return None if self._last is None else self._view.values(self._last.position)
 
 
 def _pairs(inputs: Sequence[Any], config: Config | Sequence[Config] | None) -> list[tuple[Any, Config | None]]:

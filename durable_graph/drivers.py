@@ -18,26 +18,44 @@ import contextlib
 import contextvars
 import inspect
 import queue
+import random
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Invoke, Job, Next, Now, Save, Sent, Start
+from durable_graph.core.effects import (
+    Arrival,
+    Ask,
+    Cancel,
+    Emission,
+    Emit,
+    Finished,
+    Invoke,
+    Job,
+    Next,
+    Now,
+    Save,
+    Spawned,
+    Start,
+)
 from durable_graph.core.job import Steps
-from durable_graph.core.projection import Emission
+from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.run import Effects
-from durable_graph.errors import CallError
+from durable_graph.core.schema import is_coroutine
+from durable_graph.errors import CallError, NodeTimeoutError
 from durable_graph.store import Store
 
 T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
+CALLS = 10_000  # threads at most for @tasks that nodes have called; they are made as needed
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
+pause: Callable[[float], None] = time.sleep
 
 
 # --- sync -------------------------------------------------------------------------------------
@@ -94,56 +112,103 @@ class _Threads:
         self._live = live
         self._workers = workers
         self._pool: Executor | None = None
+        self._calls: Executor | None = None
+        self._replies: set[Future[Any]] = set()
         self._alone: Job | None = None
-        self._futures: dict[Future[None], Job] = {}
+        self._active: set[Job] = set()  # started, and not yet told of as finished
+        self._begun: set[Job] = set()
+        self._futures: list[Future[None]] = []
+        self._lock = threading.Lock()
+        self._halt = threading.Event()  # nothing begins any more
         # One place: who sends custom events faster than the consumer takes them has to wait.
-        self._arrived: queue.Queue[Sent | Finished] = queue.Queue(maxsize=1)
+        self._arrived: queue.Queue[Arrival] = queue.Queue(maxsize=1)
 
-    def start(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        self._futures = {}  # of this superstep only
-        if len(jobs) == 1 and not self._live:
+    def start(self, jobs: Sequence[Job]) -> None:
+        if jobs[0].parent is not None:  # a call of a @task, once more
+            assert self._calls is not None
+            self._submit(self._calls, jobs[0])
+            return
+        if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
+        self._active.update(jobs)
+        self._futures = [future for future in self._futures if not future.done()]
         for job in jobs:
-            job.send = partial(self._sent, job)
-            context = contextvars.copy_context()
-            self._futures[self._pool.submit(context.run, self._work, job)] = job
+            self._submit(self._pool, job)
 
-    def _sent(self, job: Job, data: Any) -> None:
-        self._arrived.put(Sent(job, data))
+    def _submit(self, pool: Executor, job: Job) -> None:
+        job.tell, job.spawn = self._arrived.put, self._spawn
+        self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
+
+    def _spawn(self, call: Job) -> Future[Any]:
+        """Called by a node, in its thread. Calls have threads of their own, lest they wait for those that
+        wait for them."""
+        with self._lock:
+            if self._calls is None:
+                self._calls = ThreadPoolExecutor(CALLS, "durable_graph_call")
+            self._replies.add(call.reply)
+        self._arrived.put(Spawned(call))
+        self._submit(self._calls, call)
+        return call.reply
 
     def _work(self, job: Job) -> None:
+        if job.delay:
+            self._halt.wait(delay_of(job))
+        with self._lock:
+            if self._halt.is_set() and job.parent is None:
+                return
+            self._begun.add(job)
         self._arrived.put(run_job(job))
 
-    def next(self) -> list[Sent | Finished]:
+    def next(self) -> Sequence[Arrival]:
         if self._alone is not None:
             return self._run_alone(self._alone)
         items = [self._arrived.get()]
         while not self._arrived.empty():
             items.append(self._arrived.get())
+        done = {item.job for item in items if isinstance(item, Finished)}
+        self._active -= done
+        self._begun -= done
         return items
 
-    def _run_alone(self, job: Job) -> list[Sent | Finished]:
+    def _run_alone(self, job: Job) -> Sequence[Arrival]:
+        if job.delay:
+            pause(delay_of(job))
         self._alone = None
-        sent: list[Sent | Finished] = []
-        job.send = lambda data: sent.append(Sent(job, data))
-        finished = run_job(job)
-        return [*sent, finished]
+        items: list[Arrival] = []
+        job.tell = items.append
+        items.append(run_job(job))
+        return items
 
     def cancel(self) -> list[Job]:
-        return [job for future, job in self._futures.items() if future.cancel()]
+        if self._alone is not None:
+            job, self._alone = self._alone, None
+            return [job]
+        with self._lock:
+            self._halt.set()
+            idle = self._active - self._begun
+            self._active -= idle
+        return list(idle)
 
     def close(self) -> None:
         if self._pool is None:
             return
+        self._halt.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in self._futures):
-            with contextlib.suppress(queue.Empty):  # let go of those who wait for a place
+            for reply in self._replies:
+                reply.cancel()  # let go of nodes that wait for a call
+            with contextlib.suppress(queue.Empty):  # and of those who wait for a place
                 self._arrived.get(timeout=0.01)
         self._pool.shutdown()
+        if self._calls is not None:
+            self._calls.shutdown()
+
+
+def delay_of(job: Job) -> float:
+    return job.delay + (random.random() if job.jitter else 0.0)
 
 
 def run_job(job: Job) -> Finished:
@@ -231,7 +296,7 @@ async def adrive(
 
 def _append(store: Store | None, save: Save) -> None:
     assert store is not None
-    store.append(save.rows, claim=save.claim, snapshot=save.snapshot)
+    store.append(save.rows, claim=save.claim, snapshot=save.snapshot, taken=save.taken)
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:
@@ -280,47 +345,47 @@ class _Tasks:
         self._alone_runs = False  # nobody takes custom events before it ends
         self._running: dict[asyncio.Task[None], Job] = {}
         self._begun: set[Job] = set()
-        self._items: deque[Sent | Finished] = deque()
+        self._items: deque[Arrival] = deque()
         self._arrived = asyncio.Event()
         self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
+        self._replies: set[Future[Any]] = set()
         self._closed = False
         self._cancelled = False  # while a sync node ran alone
 
-    def start(self, jobs: Iterable[Job]) -> None:
-        jobs = list(jobs)
-        self._running, self._begun = {}, set()  # of this superstep only
-        if len(jobs) == 1 and not self._live:
+    def start(self, jobs: Sequence[Job]) -> None:
+        if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
             self._alone = jobs[0]
             return
         for job in jobs:
             self._running[asyncio.create_task(self._work(job))] = job
 
     async def _work(self, job: Job) -> None:
-        if self._gate is None:
-            await self._run(job)
-            return
-        async with self._gate:
+        if job.delay:
+            await asyncio.sleep(delay_of(job))
+        gate = self._gate if job.parent is None else None  # a call may not wait for the node that waits for it
+        async with gate or contextlib.nullcontext():
             await self._run(job)
 
     async def _run(self, job: Job) -> None:
         self._begun.add(job)
         loop = asyncio.get_running_loop()
-        job.send = lambda data: self._send(loop, Sent(job, data))
+        job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
         started = clock()
         try:
-            result = await self._steps(job.steps)
+            result = await self._steps(job)
         except BaseException as error:
             item = Finished(job, None, error, started, clock())
         else:
             item = Finished(job, result, None, started, clock())
         self._put(item)
 
-    async def _steps(self, steps: Steps) -> Any:
+    async def _steps(self, job: Job) -> Any:
+        steps = job.steps
         try:
             invoke = next(steps)
             while True:
                 try:
-                    answer = await self._call(invoke)
+                    answer = await self._call(job, invoke)
                 except BaseException as error:
                     invoke = steps.throw(error)
                 else:
@@ -328,10 +393,11 @@ class _Tasks:
         except StopIteration as done:
             return done.value
 
-    async def _call(self, invoke: Invoke) -> Any:
-        call = invoke.call
-        if _is_coroutine(call):
-            return await call(*invoke.args, **invoke.kwargs)
+    async def _call(self, job: Job, invoke: Invoke) -> Any:
+        call = getattr(invoke.call, "acall", invoke.call)  # a subgraph has both forms
+        if is_coroutine(call):
+            waited = call(*invoke.args, **invoke.kwargs)
+            return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
         context = contextvars.copy_context()
         answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs))
         return await answer if inspect.isawaitable(answer) else answer
@@ -349,15 +415,29 @@ class _Tasks:
             self._cancelled = self._alone_runs
             return future.result()
 
-    def _send(self, loop: asyncio.AbstractEventLoop, item: Sent) -> None:
+    def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
+            job.alive()
             self._put(item)  # an async node cannot be made to wait from inside its own loop
             return
         taken = threading.Event()
         loop.call_soon_threadsafe(self._put, item, taken)
         taken.wait()
 
-    def _put(self, item: Sent | Finished, taken: threading.Event | None = None) -> None:
+    def _spawn(self, loop: asyncio.AbstractEventLoop, call: Job) -> Any:
+        """Called by a node: an async one gets something to await, a plain one, in its thread, a future to wait for."""
+        self._replies.add(call.reply)
+        if _runs_here(loop):
+            self._begin_call(call)
+            return asyncio.wrap_future(call.reply)
+        loop.call_soon_threadsafe(self._begin_call, call)
+        return call.reply
+
+    def _begin_call(self, call: Job) -> None:
+        self._put(Spawned(call))
+        self._running[asyncio.create_task(self._work(call))] = call
+
+    def _put(self, item: Arrival, taken: threading.Event | None = None) -> None:
         self._items.append(item)
         self._arrived.set()
         if taken is not None:
@@ -370,7 +450,7 @@ class _Tasks:
             taken.set()
         self._taken.clear()
 
-    async def next(self) -> list[Sent | Finished]:
+    async def next(self) -> Sequence[Arrival]:
         if self._alone is not None:
             await self._run_alone(self._alone)
         elif not self._items:
@@ -379,9 +459,14 @@ class _Tasks:
         self._items.clear()
         self._arrived.clear()
         self._let_go()
+        done = {item.job for item in items if isinstance(item, Finished)}
+        self._begun -= done
+        self._running = {task: job for task, job in self._running.items() if job not in done or not task.done()}
         return items
 
     async def _run_alone(self, job: Job) -> None:
+        if job.delay:
+            await asyncio.sleep(delay_of(job))
         self._alone, self._alone_runs = None, True
         await self._run(job)
         self._alone_runs = False
@@ -398,7 +483,11 @@ class _Tasks:
             raise
 
     def cancel(self) -> list[Job]:
-        waiting = {task: job for task, job in self._running.items() if job not in self._begun}
+        if self._alone is not None:
+            job, self._alone = self._alone, None
+            return [job]
+        idle = {task: job for task, job in self._running.items() if job not in self._begun}
+        waiting = {task: job for task, job in idle.items() if job.parent is None}
         for task in waiting:
             task.cancel()
         return list(waiting.values())
@@ -406,6 +495,8 @@ class _Tasks:
     async def close(self) -> None:
         self._closed = True
         self._let_go()
+        for reply in self._replies:
+            reply.cancel()
         for task in self._running:
             task.cancel()
         if self._running:
@@ -414,9 +505,20 @@ class _Tasks:
             self._pool.shutdown()
 
 
-def _is_coroutine(call: Callable[..., Any]) -> bool:
-    """Also of an object whose `__call__` is async."""
-    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any:
+    """Await a node, but not for longer than it may take altogether, or without a sign of life."""
+    run, idle = seconds_of(policy.run_timeout), seconds_of(policy.idle_timeout)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
+            if idle is not None:
+                job.alive = lambda: quiet.reschedule(loop.time() + idle)
+            return await waited
+    except TimeoutError as error:
+        for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):
+            if scope.expired():
+                raise NodeTimeoutError(node=job.task.node, kind=kind, timeout=limit) from error
+        raise
 
 
 def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:

@@ -7,6 +7,7 @@ The first split is who has to act; each message says what happened, where, and w
     ├── NodeCodeError                            whoever wrote the node, reducer or router
     │   ├── InvalidUpdateError
     │   ├── UnstorableValueError (TypeError)
+    │   ├── NodeTimeoutError
     │   └── RoutingError
     ├── CallError                            whoever called the graph
     │   ├── ArgumentError (ValueError)
@@ -14,6 +15,8 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── GraphRecursionError (RecursionError)
     │   ├── ThreadNotFoundError (LookupError)
     │   ├── CheckpointNotFoundError (LookupError)
+    │   ├── UnknownInterruptError
+    │   ├── ThreadWaitingError
     │   ├── ThreadExistsError
     │   └── ThreadBusyError
     ├── ChangedGraphError                    whoever changed the code under a running thread
@@ -23,6 +26,10 @@ The first split is who has to act; each message says what happened, where, and w
         ├── FencedError
         └── CorruptCheckpointError
 
+Not errors but signals, raised by what a node calls and meant for the engine:
+
+    GraphBubbleUp ── GraphInterrupt, ParentCommand, Suspended
+
 The docstring of an error is its message: `{fields}` are the keyword arguments it is raised with, and
 stay readable as attributes of the exception (`error.thread_id`).
 """
@@ -30,6 +37,7 @@ stay readable as attributes of the exception (`error.thread_id`).
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -112,6 +120,14 @@ class CheckpointNotFoundError(CallError, LookupError):
     config["configurable"]["step"], or none for the newest."""
 
 
+class UnknownInterruptError(CallError):
+    """Thread {thread_id!r}: {problem}. Open questions: {open}. {fix}"""
+
+
+class ThreadWaitingError(CallError):
+    """Thread {thread_id!r} waits {what}. Continue it then with stream(None, config), or give a new input."""
+
+
 class ThreadExistsError(CallError):
     """There already is a thread {thread_id!r}. Choose another id: a fork never overwrites."""
 
@@ -151,3 +167,38 @@ class FencedError(StoreError):
 class CorruptCheckpointError(StoreError):
     """Step {step} of thread {thread_id!r} cannot be read: {problem}. Run graph.verify(config) to see what
     was altered, and restore that row from a backup."""
+
+
+class NodeTimeoutError(NodeCodeError):
+    """Node {node!r} took more than its {kind}_timeout of {timeout} s. It was cancelled; if it has a retry
+    policy that decides. Raise the timeout or make the node faster."""
+
+
+# --- signals ----------------------------------------------------------------------------------
+
+
+class GraphBubbleUp(Exception):
+    """Leaves a node on purpose. A node that catches every Exception has to let this one pass."""
+
+
+class GraphInterrupt(GraphBubbleUp):
+    """Raised by `interrupt()`: the node waits for an answer. `below`: a subgraph does, and is answered there."""
+
+    def __init__(self, interrupts: Sequence[Any] = (), below: bool = False) -> None:
+        super().__init__(tuple(interrupts))
+        self.below = below
+
+    @property
+    def interrupts(self) -> tuple[Any, ...]:
+        return self.args[0]  # type: ignore[no-any-return]
+
+
+class ParentCommand(GraphBubbleUp):
+    """Raised in a subgraph by a Command that is meant for the graph above it."""
+
+    def __init__(self, command: Any) -> None:
+        super().__init__(command)
+
+    @property
+    def command(self) -> Any:
+        return self.args[0]

@@ -7,15 +7,29 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from durable_graph.codec import Codec, storable_types
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import Channel
-from durable_graph.core.model import END, START, Branch, Command, Graph, Join, Node, Send
-from durable_graph.core.schema import Schema, field_checks, read_schema, wanted_arguments
+from durable_graph.core.model import (
+    END,
+    RECORDED,
+    START,
+    Branch,
+    Command,
+    Graph,
+    Join,
+    Node,
+    RetryPolicy,
+    TimeoutPolicy,
+    policy_of,
+)
+from durable_graph.core.planner import HANDLER
+from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
-from durable_graph.log import open_store
+from durable_graph.log import inherited, open_store
 from durable_graph.store import Store
 
 StateT = TypeVar("StateT")
@@ -48,6 +62,7 @@ class StateGraph(Generic[StateT]):
         self.branches: defaultdict[str, dict[str, Branch]] = defaultdict(dict)
         self.channels: dict[str, Channel] = {}
         self._schemas: dict[Any, Schema] = {}
+        self._subgraphs: dict[str, CompiledGraph[Any]] = {}
         for schema in (state_schema, self.input_schema, self.output_schema):
             self._schema(schema)
 
@@ -72,12 +87,15 @@ class StateGraph(Generic[StateT]):
 
     def add_node(
         self,
-        node: str | Callable[..., Any],
-        action: Callable[..., Any] | None = None,
+        node: str | Callable[..., Any] | CompiledGraph[Any],
+        action: Callable[..., Any] | CompiledGraph[Any] | None = None,
         *,
         defer: bool = False,
         metadata: Mapping[str, Any] | None = None,
         input_schema: type[Any] | None = None,
+        retry_policy: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        timeout: float | timedelta | TimeoutPolicy | None = None,
+        error_handler: Callable[..., Any] | None = None,
         destinations: Mapping[str, str] | Sequence[str] | None = None,
     ) -> Self:
         """Add a function as a node.
@@ -88,22 +106,47 @@ class StateGraph(Generic[StateT]):
         defer: run it only when nothing else is left to run.
         metadata: remarks, for the picture.
         input_schema: what it receives, if not the state; by default the annotation of its first parameter.
+        retry_policy: when to try again within a run; of several the first that matches the error counts.
+        timeout: for one attempt of an async node, in seconds, as a timedelta or a TimeoutPolicy.
+        error_handler: runs when the node has failed for good, in its place: takes the state and, as `error`, a
+            NodeError; what it returns counts. The node's own edges are not followed, so return Command(goto=...)
+            to go on.
         destinations: where a Command of it may lead, for the picture; by default what its return annotation names.
 
         Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
         """
         name, call = _named(node, action)
+        ends: tuple[str, ...]
         if name in self.nodes:
             raise DrawingError(problem=f"there already is a node {name!r}", fix="Give this one another name.")
         if name in (START, END):
             raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
-        schema, ends = _annotations(call)
+        if isinstance(call, CompiledGraph):
+            self._subgraphs[name] = call
+            read, ends = call.node_schema(), ()
+            call = call.as_node(self.channels)
+        else:
+            schema, ends = _annotations(call)
+            read = self._schema(input_schema or schema or self.state_schema)
+        policy = policy_of(timeout)
+        if policy is not None and not is_coroutine(call):
+            raise DrawingError(
+                problem=f"node {name!r} has a timeout but is no async function",
+                fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
+            )
+        handler = None
+        if error_handler is not None:
+            handler = HANDLER + name
+            self.nodes[handler] = Node(handler, error_handler, read, wanted_arguments(error_handler))
         self.nodes[name] = Node(
             name,
             call,
-            self._schema(input_schema or schema or self.state_schema),
+            read,
             wanted_arguments(call),
             defer=defer,
+            retry=(retry_policy,) if isinstance(retry_policy, RetryPolicy) else tuple(retry_policy or ()),
+            timeout=policy,
+            error_handler=handler,
             destinations=_labels(destinations) if destinations is not None else dict.fromkeys(ends),
             metadata=dict(metadata or {}),
         )
@@ -179,6 +222,8 @@ class StateGraph(Generic[StateT]):
         self,
         checkpointer: str | Store | bool | None = None,
         *,
+        interrupt_before: Sequence[str] | Literal["*"] | None = None,
+        interrupt_after: Sequence[str] | Literal["*"] | None = None,
         name: str | None = None,
         types: Iterable[type[Any]] = (),
         key: bytes | str | None = None,
@@ -188,7 +233,8 @@ class StateGraph(Generic[StateT]):
         checkpointer: where the steps are written. None: the database named by the environment variable
             DURABLE_GRAPH_URL, else the file durable_graph.db in the working directory. A text: a SQLAlchemy URL of
             SQLite or Postgres. False: nowhere. Nothing is opened before the first run.
-        name: of the graph, as the log records it.
+        interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None)
+        goes on. name: of the graph, as the log records it.
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
             besides those that the schemas mention.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
@@ -196,9 +242,12 @@ class StateGraph(Generic[StateT]):
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
         """
         self._check()
-        graph = self._freeze(name or "LangGraph")
-        codec = Codec([Send, *_storable(self._schemas), *types])
-        return CompiledGraph(graph, open_store(checkpointer), codec, key)
+        before, after = self._pauses(interrupt_before), self._pauses(interrupt_after)
+        graph = replace(self._freeze(name or "LangGraph"), interrupt_before=before, interrupt_after=after)
+        below = [kind for sub in self._subgraphs.values() for kind in sub.types]
+        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below]))
+        store, inherits = open_store(checkpointer), inherited(checkpointer)
+        return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
 
     def _check(self) -> None:
         known = {START, END, *self.nodes}
@@ -228,6 +277,14 @@ class StateGraph(Generic[StateT]):
                     "which is no node",
                     fix=f"Add that node or correct the path map. {_known(self.nodes)}",
                 )
+
+    def _pauses(self, nodes: Sequence[str] | None) -> frozenset[str]:
+        wanted = frozenset([nodes] if isinstance(nodes, str) else nodes or ())
+        for name in sorted(wanted - {"*", *self.nodes}):
+            raise DrawingError(
+                problem=f"interrupt_before or interrupt_after names {name!r}, which is no node", fix=_known(self.nodes)
+            )
+        return wanted
 
     def _all_edges(self) -> list[tuple[str, str]]:
         joined = {(start, end) for starts, end in self.waiting_edges for start in starts}
@@ -264,14 +321,14 @@ class StateGraph(Generic[StateT]):
 # --- helpers ----------------------------------------------------------------------------------
 
 
-def _named(node: Any, action: Any) -> tuple[str, Callable[..., Any]]:
+def _named(node: Any, action: Any) -> tuple[str, Any]:
     call = action if isinstance(node, str) else node
-    if not callable(call):
+    if not callable(call) and not isinstance(call, CompiledGraph):
         raise DrawingError(
             problem=f"the node {node!r} has no function" if isinstance(node, str) else f"{node!r} is no function",
             fix="Write add_node(name, function) or add_node(function).",
         )
-    name = node if isinstance(node, str) else getattr(call, "__name__", type(call).__name__)
+    name = node if isinstance(node, str) else getattr(call, "__name__", getattr(call, "name", type(call).__name__))
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call

@@ -13,9 +13,10 @@ from typing import Any, Self
 
 from durable_graph.codec import Codec
 from durable_graph.core.config import CallConfig, read_config
+from durable_graph.core.effects import Below, Emission
 from durable_graph.core.history import barriers, follow, load, walk
-from durable_graph.core.model import StateSnapshot, StreamMode
-from durable_graph.core.projection import Emission, View, check_modes, empty_snapshot, project, snapshot_of
+from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode
+from durable_graph.core.projection import Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
@@ -40,6 +41,12 @@ def open_store(checkpointer: str | Store | bool | None) -> Store | None:
     return SqlStore(checkpointer)
 
 
+def inherited(checkpointer: Any) -> bool | None:
+    """What `compile(checkpointer=...)` means when the graph is a subgraph: True keeps one thread for all calls of a
+    node, False keeps nothing, anything else makes a thread for each call."""
+    return checkpointer if isinstance(checkpointer, bool) else None
+
+
 class Log:
     """The threads in a database.
 
@@ -56,7 +63,7 @@ class Log:
         key: bytes | str | None = None,
     ) -> None:
         self._store = open_store(url)
-        self._codec = Codec(types)
+        self._codec = Codec([*RECORDED, *types])
         self._key = _key(key)
         self._config: Config | None = None
         self._view = View()
@@ -79,13 +86,15 @@ class Log:
         until: int | None = None,
         run_id: str | None = None,
         stream_mode: Modes = "updates",
+        subgraphs: bool = False,
+        version: str = "v1",
     ) -> Iterator[Any]:
         """What the live streams of this thread yielded, from the log, in the same order. Runs nothing.
 
         after, until: only rows with after < step <= until. run_id: only those of one run.
         Raises ThreadNotFoundError; CorruptCheckpointError for a row that cannot be read.
         """
-        show = self._show(stream_mode)
+        show = self._show(Shaper(stream_mode, subgraphs, version))
         thread_id = self._named(config).thread_id
         return self._replayed(str(thread_id), -1 if after is None else after, until, run_id, show)
 
@@ -97,15 +106,29 @@ class Log:
         until: int | None = None,
         run_id: str | None = None,
         stream_mode: Modes = "updates",
+        subgraphs: bool = False,
+        version: str = "v1",
     ) -> AsyncIterator[Any]:
         """`replay` for asyncio."""
-        return aiterate(self.replay(config, after=after, until=until, run_id=run_id, stream_mode=stream_mode))
+        told = self.replay(
+            config,
+            after=after,
+            until=until,
+            run_id=run_id,
+            stream_mode=stream_mode,
+            subgraphs=subgraphs,
+            version=version,
+        )
+        return aiterate(told)
 
     def _replayed(self, thread_id: str, after: int, until: int | None, run_id: str | None, show: Show) -> Iterator[Any]:
         store = self._stored()
         self._existing(store, thread_id)
+        its_run = ""
         for it in walk(store, self._codec, thread_id, after=after, until=until):
-            if run_id is None or it.position.run_id == run_id:
+            if not isinstance(it, Below):
+                its_run = it.position.run_id
+            if run_id is None or its_run == run_id:
                 yield from show(it)
 
     def follow(
@@ -121,7 +144,7 @@ class Log:
 
         poll: seconds between two looks. timeout: seconds without news after which to stop; None: never.
         """
-        show = self._show(stream_mode)
+        show = self._show(Shaper(stream_mode))
         thread_id = str(self._named(config).thread_id)
         return self._followed(thread_id, -1 if after is None else after, show, poll, timeout)
 
@@ -229,13 +252,17 @@ class Log:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _show(self, modes: Modes | tuple[()]) -> Show:
-        if not modes:
-            return nothing
-        view, wanted = self._view, check_modes(modes)
-        if isinstance(modes, str):
-            return lambda it: [chunk for _, chunk in project(view, wanted, it)]
-        return lambda it: list(project(view, wanted, it))
+    def _show(self, shaper: Shaper) -> Show:
+        def show(it: Emission) -> list[Any]:
+            if isinstance(it, Below):
+                return shaper.show(self._view_of(it.ns), it.ns, it.what)
+            return shaper.show(self._view, (), it)
+
+        return show
+
+    def _view_of(self, ns: tuple[str, ...]) -> View:
+        """How the subgraph at this place is shown: its graph may not be known here."""
+        return View()
 
     def _named(self, config: Config) -> CallConfig:
         given = read_config(config, self._config)

@@ -73,8 +73,8 @@ class Simulator:
                 return self.time
             case Ask(call):
                 return call(self.store)
-            case Save(rows, claim, snapshot):
-                return self.store.append(rows, claim=claim, snapshot=snapshot)
+            case Save(rows, claim, snapshot, taken):
+                return self.store.append(rows, claim=claim, snapshot=snapshot, taken=taken)
             case Emit(what):
                 return self._emit(what, watch)
             case Start(jobs):
@@ -99,7 +99,7 @@ class Simulator:
         self.random.shuffle(self.waiting)
         items: list[Sent | Finished] = []
         for job in self.waiting[:number]:
-            job.send = lambda data, job=job: items.append(Sent(job, data))
+            job.tell = items.append
             items.append(run_job(job))
         self.waiting = self.waiting[number:]
         return items

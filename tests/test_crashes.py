@@ -1,7 +1,7 @@
 """Laws 1, 2, 3 and 10 under the simulating driver: a crash at every single effect of a varied set of graphs.
 
-Whatever the moment, continuing reaches the state of the uninterrupted run, no task with a row runs again, and every event
-that was shown is a row.
+Whatever the moment, continuing reaches the state of the uninterrupted run, no task with a row runs again, and
+every event that was shown is a row.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def compiled(draw: Callable[[], StateGraph[State]], store: MemoryStore) -> Compi
 
 def run_of(graph: CompiledGraph[State], value: Any, number: int = 0) -> Run:
     call = Call("t", f"run-{number}", input=value, announce=True, owner=f"me/{number}", alive=lambda owner: False)
-    return graph._new_run(call)
+    return Run(graph._graph, graph._codec, None, call)
 
 
 INPUT = {"n": 0, "best": -1}

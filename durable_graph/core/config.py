@@ -22,7 +22,7 @@ _TOP = frozenset(
         "callbacks",
     }
 )
-_SHORT = frozenset({"thread_id", "step", "checkpoint_id", "checkpoint_ns"})
+PLACES = frozenset({"thread_id", "step", "checkpoint_id", "checkpoint_ns"})  # under configurable, or in short
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None
     """Raises ArgumentError for unknown keys and wrong types, naming the key."""
     given = _merged(base or {}, config or {})
     configurable = dict(given.get("configurable") or {})
-    for key in _SHORT & given.keys():
+    for key in PLACES & given.keys():
         configurable[key] = given[key]
     return CallConfig(
         thread_id=_thread_id(configurable.get("thread_id")),
@@ -79,12 +79,12 @@ def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None
 def _merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, Mapping):
         raise _wrong("config", f"expected a dict, got {type(config).__name__}", "Give {'thread_id': ...}")
-    unknown = config.keys() - _TOP - _SHORT
+    unknown = config.keys() - _TOP - PLACES
     if unknown:
         raise _wrong(
             f"config[{min(map(str, unknown))!r}]",
             "there is no such setting",
-            f"Values of your own go under 'configurable'. Known: {', '.join(sorted(_TOP | _SHORT))}",
+            f"Values of your own go under 'configurable'. Known: {', '.join(sorted(_TOP | PLACES))}",
         )
     merged = {**base, **config}
     for key in ("configurable", "metadata"):

@@ -6,6 +6,7 @@
     Save       commits rows, a claim and a snapshot                  None, once they are durable
     Emit       shows it to the consumer                              True if the consumer has gone
     Start      begins jobs: one in place, several side by side       None
+               (those with a delay, after it)
     Next       waits until a job sends or finishes                   what came in, oldest first
     Cancel     takes back jobs that have not begun                   those jobs
 
@@ -15,10 +16,11 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
-from durable_graph.core.model import Task
-from durable_graph.core.planner import Body, Goto, Position, Update
+from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
+from durable_graph.core.planner import Body, Position
 from durable_graph.store import Claim, Row, Store
 
 
@@ -34,6 +36,7 @@ class Save(NamedTuple):
     rows: Sequence[Row]
     claim: Claim | None = None
     snapshot: bytes | None = None
+    taken: Sequence[str] = ()  # signals that these rows hold from now on
 
 
 class Invoke(NamedTuple):
@@ -42,23 +45,63 @@ class Invoke(NamedTuple):
     call: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    timeout: TimeoutPolicy | None = None
 
 
 class Job:
     """One attempt of a task, ready to run."""
 
-    __slots__ = ("attempt", "custom", "send", "steps", "task")
+    __slots__ = (
+        "again",
+        "alive",
+        "attempt",
+        "below",
+        "custom",
+        "delay",
+        "failures",
+        "handler",
+        "jitter",
+        "parent",
+        "reply",
+        "retry",
+        "spawn",
+        "steps",
+        "task",
+        "tell",
+    )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.delay = 0.0  # seconds to wait before it begins
+        self.jitter = False  # and up to one more
+        self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
+        self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
         self.custom: list[Any] = []  # what the row will record of the custom events
-        self.send: Callable[[Any], None] = self.custom.append  # replaced by the driver
-        self.steps: Generator[Invoke, Any, tuple[Update, Goto]]
+        self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
+        self.tell: Callable[[Arrival], None]  # set by the driver: brings something to `Next` while the job runs
+        self.steps: Generator[Invoke, Any, Any]
+        self.retry: Sequence[RetryPolicy] = ()
+        self.again: Callable[[int], Job]  # the same, as this attempt
+        self.handler: str | None = None  # node that takes over
+        # a node calls functions decorated with @task as jobs of their own:
+        self.spawn: Callable[[Job], Future[Any]]  # set by the driver
+        self.parent: Job | None = None
+        self.reply: Future[Any]  # of such a call: its result, once that is durable
+
+
+def _nobody() -> None:
+    pass
 
 
 class Start(NamedTuple):
     jobs: Sequence[Job]
+
+
+class Spawned(NamedTuple):
+    """A node has called a @task."""
+
+    job: Job
 
 
 class Sent(NamedTuple):
@@ -68,12 +111,24 @@ class Sent(NamedTuple):
     data: Any
 
 
+class Relayed(NamedTuple):
+    """What a subgraph has shown in the node at hand, in the form in which the consumer gets it."""
+
+    job: Job
+    thread_id: str  # of the subgraph's run
+    step: int | None  # of the row, if it is one
+    chunks: Sequence[Any]
+
+
 class Finished(NamedTuple):
     job: Job
-    result: tuple[Update, Goto] | None
+    result: Any  # of a task its update and targets, of a call what it returned
     error: BaseException | None
     started: float
     finished: float
+
+
+Arrival = Spawned | Sent | Relayed | Finished
 
 
 class Next(NamedTuple):
@@ -109,8 +164,18 @@ class Begun(NamedTuple):
     tasks: Sequence[Task]
 
 
-class Emit(NamedTuple):
+class Below(NamedTuple):
+    """To be shown: what a subgraph showed, told again from its log."""
+
+    ns: tuple[str, ...]  # "<node>:<task>" for each graph on the way down
     what: Recorded | Shown | Begun
+
+
+Emission = Recorded | Shown | Begun | Below | Relayed
+
+
+class Emit(NamedTuple):
+    what: Emission
 
 
 Effect = Now | Ask | Save | Emit | Start | Next | Cancel

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 from durable_graph.core.channels import Values
-from durable_graph.core.effects import Begun, Recorded, Shown
+from durable_graph.core.effects import Begun, Below, Recorded, Shown
 from durable_graph.core.model import Task
 from durable_graph.core.planner import Body, Position
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
 from durable_graph.store import Row, Store
 
+Told = Recorded | Shown | Begun | Below
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
 
 
@@ -122,17 +123,16 @@ def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> N
 # --- what happened ----------------------------------------------------------------------------
 
 
-def walk(
-    store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until: int | None = None
-) -> Iterator[Recorded | Shown | Begun]:
+def walk(store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until: int | None = None) -> Iterator[Told]:
     """Everything that was emitted for the rows with after < step <= until, in the order in which it was."""
     position = Position(thread_id)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
+    below = _Subgraphs(store, codec)
     rows = store.rows(thread_id, after=after, until=until)
     for segment in _segments((row, decode_body(codec, row)) for row in rows):
         position = _at_parent(store, codec, position, segment[0][0])
-        yield from _retell(position, segment)
+        yield from _retell(position, segment, below)
 
 
 def _unknown(store: Store, thread_id: str) -> Position:
@@ -166,34 +166,59 @@ def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body
         yield segment
 
 
-def _retell(position: Position, segment: list[tuple[Row, Body]]) -> Iterator[Recorded | Shown | Begun]:
-    custom = sorted(
-        ((at, number, row.task, data) for row, body in segment for at, number, data in body.get("custom", ())),
-        key=lambda event: event[:2],
+class _Subgraphs:
+    """The logs of subgraphs' runs, each told as far as the log above it has come."""
+
+    def __init__(self, store: Store, codec: Decoder) -> None:
+        self._store, self._codec = store, codec
+        self._told: dict[str, Iterator[Told]] = {}
+
+    def tell(self, maker: Row, thread_id: str, first: int, upto: int) -> Iterator[Below]:
+        """What was shown for these steps of a subgraph, while `maker`'s task ran."""
+        if thread_id not in self._told:
+            self._told[thread_id] = walk(self._store, self._codec, thread_id, after=first - 1)
+        name = f"{maker.node}:{maker.task}"
+        for it in self._told[thread_id]:
+            yield Below((name, *it.ns), it.what) if isinstance(it, Below) else Below((name,), it)
+            if isinstance(it, Recorded) and it.row.step >= upto:
+                return
+
+
+def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs) -> Iterator[Told]:
+    marks = sorted(
+        (
+            (*mark[:2], row, mark[2:])
+            for row, body in segment
+            for mark in (*body.get("custom", ()), *body.get("below", ()))
+        ),
+        key=lambda mark: mark[:2],
     )
-    if segment[0][0].kind not in RUN_STARTS:
-        yield Begun(position, position.pending)
+    if segment[0][0].task is not None:
+        yield Begun(position, position.runnable)
     tasks: dict[str | None, Task] = {task.id: task for task in position.tasks}
     for place, (row, body) in enumerate(segment):
-        while custom and custom[0][0] <= place:
-            _, _, task_id, data = custom.pop(0)
-            yield Shown(position, tasks[task_id], data)
+        while marks and marks[0][0] <= place:
+            _, _, maker, mark = marks.pop(0)
+            if len(mark) == 1:
+                yield Shown(position, tasks[maker.task.partition("/")[0]], mark[0])
+            else:
+                yield from below.tell(maker, *mark)
         changed = apply(position, row, body)
         yield Recorded(position, row, body, changed, "next" in body)
 
 
-def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator[Recorded | Shown | Begun | None]:
+def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator[Told | None]:
     """`walk` for a log that still grows: None whenever all there is has been told. Custom events come with
     their task's row."""
     position = Position(thread_id)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
-    last, begins = after, True
+    last, begins, below = after, True, _Subgraphs(store, codec)
     while True:
         for row in store.rows(thread_id, after=last):
             body = decode_body(codec, row)
             position = _at_parent(store, codec, position, row)
-            told = _retell(position, [(row, body)])
+            told = _retell(position, [(row, body)], below)
             yield from told if begins else (it for it in told if not isinstance(it, Begun))
             last, begins = row.step, row.kind in RUN_STARTS or "next" in body
         yield None

@@ -11,7 +11,7 @@ from typing import Any
 
 from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.effects import Invoke, Job
-from durable_graph.core.model import START, Branch, Graph, Node
+from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
     Goto,
     Position,
@@ -22,8 +22,9 @@ from durable_graph.core.planner import (
     router_state,
 )
 from durable_graph.core.runtime import Runtime, current
+from durable_graph.errors import ParentCommand
 
-Steps = Generator[Invoke, Any, tuple[Update, Goto]]
+Steps = Generator[Invoke, Any, Any]
 
 
 def node_input(node: Node, position: Position, arg: Any) -> Any:
@@ -33,18 +34,33 @@ def node_input(node: Node, position: Position, arg: Any) -> Any:
     return node.schema.build(node.schema.select(position.values.share()))
 
 
-def run_node(graph: Graph, position: Position, job: Job, runtime: Runtime[Any]) -> Steps:
-    """Call the job's node, check its update, ask its routers."""
+def run_node(
+    graph: Graph, position: Position, job: Job, runtime: Runtime[Any], error: NodeError | None = None
+) -> Steps:
+    """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
     token = current.set(runtime)
     try:
         given = node_input(node, position, job.task.arg)
-        output = yield Invoke(node.call, (given,), _extras(node.wants, runtime))
+        try:
+            output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
+        except ParentCommand as below:  # a subgraph of this node speaks to us
+            output = below.command
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
             goto = goto + (yield from _routes(graph, position, node, update, given, runtime))
         return update, goto
+    finally:
+        current.reset(token)
+
+
+def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, runtime: Runtime[Any]) -> Steps:
+    """One call of a @task from a node."""
+    token = current.set(runtime)
+    try:
+        args, kwargs = arg
+        return (yield Invoke(call, args, kwargs, timeout))
     finally:
         current.reset(token)
 
@@ -79,12 +95,14 @@ def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, 
     return state
 
 
-def _extras(wants: Any, runtime: Runtime[Any]) -> dict[str, Any]:
+def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:
     if not wants:
         return {}
     given: Mapping[str, Callable[[], Any]] = {
         "runtime": lambda: runtime,
         "config": lambda: runtime.config,
         "writer": lambda: runtime.stream_writer,
+        "previous": lambda: runtime.previous,
+        "error": lambda: error,
     }
     return {name: given[name]() for name in wants}

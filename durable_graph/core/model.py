@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-from durable_graph.core.channels import MISSING, Channel
+from durable_graph.core.channels import MISSING, Channel, Overwrite
 from durable_graph.core.schema import Schema
+from durable_graph.errors import DrawingError
 
 START = "__start__"
 END = "__end__"
@@ -38,12 +40,38 @@ class Send:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command(Generic[N]):
-    """An update and where to go next, in one return value of a node."""
+    """An update and where to go next, in one return value of a node; or as an input, the answer to an interrupt.
 
+    graph: None for the graph at hand, `Command.PARENT` for the one that this subgraph is a node of.
+    update: what to write to the state. goto: a node's name, a Send, or several of them.
+    resume: as an input, the answer to the open interrupt; {interrupt id: answer} where there are several.
+    """
+
+    graph: str | None = None
     update: Any | None = None
+    resume: Any | None = None
     goto: Send | Sequence[Send | N] | N = ()
 
     PARENT: ClassVar[Literal["__parent__"]] = "__parent__"
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """A question that a node has asked with `interrupt(value)`. `id` names it when answering one of several."""
+
+    value: Any
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """What a node waits for, as the value of its Interrupt: a time, a signal, or whichever comes first."""
+
+    until: str | None = None  # UTC, ISO 8601; None: as long as it takes
+    signal: str | None = None
+
+
+RECORDED: tuple[type, ...] = (Send, Wait, Overwrite)  # values of ours that rows hold
 
 
 # --- what consumers see -----------------------------------------------------------------------
@@ -94,6 +122,77 @@ class StateSnapshot(NamedTuple):
     interrupts: tuple[Any, ...]
 
 
+# --- policies ---------------------------------------------------------------------------------
+
+
+def retry_by_default(error: Exception) -> bool:
+    """Whether trying again may help: not for what looks like a mistake in the code; of HTTP errors the server's."""
+    status = getattr(getattr(error, "response", None), "status_code", None)  # httpx and requests, unimported
+    if isinstance(status, int):
+        return status >= 500
+    return isinstance(error, ConnectionError) or not isinstance(error, _MISTAKES)
+
+
+_MISTAKES = (
+    ValueError, TypeError, ArithmeticError, ImportError, LookupError, NameError, SyntaxError, RuntimeError,
+    ReferenceError, StopIteration, StopAsyncIteration, OSError,
+)  # fmt: skip
+
+
+class RetryPolicy(NamedTuple):
+    """When and how often a failed node is tried again within a run. Times in seconds."""
+
+    initial_interval: float = 0.5  # before the first retry
+    backoff_factor: float = 2.0  # each interval is so many times the one before
+    max_interval: float = 128.0
+    max_attempts: int = 3  # the first one included
+    jitter: bool = True  # up to a second more, so that many do not come back at once
+    retry_on: type[Exception] | Sequence[type[Exception]] | Callable[[Exception], bool] = retry_by_default
+
+    def matches(self, error: Exception) -> bool:
+        if isinstance(self.retry_on, type):
+            return isinstance(error, self.retry_on)
+        if isinstance(self.retry_on, Sequence):
+            return isinstance(error, tuple(self.retry_on))
+        return self.retry_on(error)
+
+    def interval(self, failures: int) -> float:
+        """Seconds to wait after so many failures, without jitter."""
+        return min(self.max_interval, self.initial_interval * self.backoff_factor ** (failures - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutPolicy:
+    """How long one attempt of an async node may take, in seconds or as a timedelta."""
+
+    run_timeout: float | timedelta | None = None  # altogether
+    idle_timeout: float | timedelta | None = None  # without a sign of life: a custom event or `runtime.heartbeat()`
+
+
+def seconds_of(limit: float | timedelta | None) -> float | None:
+    return limit.total_seconds() if isinstance(limit, timedelta) else limit
+
+
+def policy_of(timeout: float | timedelta | TimeoutPolicy | None) -> TimeoutPolicy | None:
+    """In seconds; raises DrawingError for a time that is none."""
+    if timeout is None:
+        return None
+    if not isinstance(timeout, TimeoutPolicy):
+        timeout = TimeoutPolicy(run_timeout=timeout)
+    run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
+    if any(limit is not None and limit <= 0 for limit in (run, idle)):
+        raise DrawingError(problem=f"the timeout {timeout!r} is not positive", fix="Give seconds above 0.")
+    return TimeoutPolicy(run_timeout=run, idle_timeout=idle)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeError:
+    """Given to an error handler that has a parameter named `error`: which node failed, and with what."""
+
+    node: str
+    error: BaseException
+
+
 # --- a drawn graph ----------------------------------------------------------------------------
 
 
@@ -129,6 +228,9 @@ class Node:
     branches: tuple[Branch, ...] = ()
     joins: tuple[Join, ...] = ()
     defer: bool = False
+    retry: tuple[RetryPolicy, ...] = ()  # the first that matches the error counts
+    timeout: TimeoutPolicy | None = None
+    error_handler: str | None = None  # the node that takes over when this one has failed for good
     destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
@@ -145,6 +247,8 @@ class Graph:
     output: Schema
     fingerprint: str  # of the drawing: nodes, edges, channels; not of the functions' code
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
+    interrupt_before: frozenset[str] = frozenset()  # nodes before which each run pauses; "*" for all
+    interrupt_after: frozenset[str] = frozenset()
 
 
 # --- tasks ------------------------------------------------------------------------------------
@@ -157,6 +261,14 @@ class Task(NamedTuple):
     node: str
     triggers: tuple[str, ...]  # LangGraph's names: "branch:to:<node>" or "join:<sources>:<node>"
     arg: Any = MISSING  # a Send's payload; MISSING: the task reads the state
+    seed: str = ""  # thread and id at its planning: names its questions, also in forks and after going back in time
+
+
+class Question(NamedTuple):
+    """An open interrupt of a task. One that a subgraph asked is answered there."""
+
+    interrupt: Interrupt
+    below: bool = False  # asked in a subgraph, and only passed on here
 
 
 class Failure(NamedTuple):

@@ -12,12 +12,18 @@ The body of a row is a dictionary:
     results    at a barrier, {key: value} for channels whose reducer is user code
     starts     in an input row, {key: value} that reducers start from; set before the update
     next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers}
+    parent     at the end of a subgraph's run, {update, goto} for the graph above it
     joins      at a barrier, {join: sources seen so far} for joins that still wait
     deferred   at a barrier, deferred nodes that wait for all others
     dropped    what was pending and will not run, because a new input or update came
     error      type, message and traceback of a failed task
+    interrupts what a task asks: [value, id, asked in a subgraph]; [] for a pause before or after a node
+    answers    in a resume row, {interrupt id: answer}
+    add        in a resume row, tasks that a Command adds to the superstep at hand, as in `next`
     custom     what the task sent to the stream writer: [rows before it, number, data]
+    result     of a @task that a node called, what it returned; such a row's task is "<task>/<number of the call>"
     attempt    which attempt of the task this is, from 1
+    failures   errors of the attempts before it in this run: {error, started, finished}
     started    when that attempt began
     run        in the first row of a run: its metadata, tags and graph
 
@@ -30,9 +36,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.channels import MISSING, Overwrite, Values, detached, reduced, replayable
-from durable_graph.core.model import END, START, Branch, Command, Failure, Graph, Node, Send, Task
+from durable_graph.core.model import (
+    END,
+    START,
+    Branch,
+    Command,
+    Failure,
+    Graph,
+    Interrupt,
+    Node,
+    Question,
+    Send,
+    Task,
+    Wait,
+)
 from durable_graph.core.schema import as_mapping
-from durable_graph.errors import ChangedGraphError, InvalidUpdateError, RoutingError
+from durable_graph.errors import (
+    ChangedGraphError,
+    InvalidUpdateError,
+    ParentCommand,
+    RoutingError,
+    UnknownInterruptError,
+)
+
+HANDLER = "__error_handler__"  # LangGraph's prefix: "<prefix><node>" took a failed node's task over
 
 Body = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]] | None
@@ -43,7 +70,10 @@ class Position:
     """Where a thread stands after one of its rows."""
 
     __slots__ = (
+        "answers",
         "attempts",
+        "calls",
+        "command",
         "created_at",
         "deferred",
         "done",
@@ -56,6 +86,8 @@ class Position:
         "loose",
         "packed",
         "parent",
+        "paused",
+        "questions",
         "run",
         "run_id",
         "step",
@@ -85,6 +117,11 @@ class Position:
         self.gotos: dict[str, Goto] = {}
         self.errors: dict[str, Failure] = {}
         self.attempts: dict[str, int] = {}  # begun so far, for tasks that may have begun
+        self.questions: dict[str, list[Question]] = {}  # open ones, by task
+        self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
+        self.calls: dict[str, dict[int, tuple[str, Any]]] = {}  # @tasks called by unfinished ones: name, result
+        self.paused = False  # stopped before or after a node since the last barrier, as was asked for
+        self.command: Mapping[str, Any] | None = None  # for the graph above, which ended this subgraph's run
         self.joins: dict[str, list[str]] = {}
         self.deferred: list[str] = []
         self.last_nodes: tuple[str, ...] = ()  # that ran in the superstep before the last barrier
@@ -97,11 +134,17 @@ class Position:
         copy.values = Values(self.values.share())
         copy.done = dict(self.done)
         copy.errors = dict(self.errors)
+        copy.questions = dict(self.questions)
         return copy
 
     @property
     def pending(self) -> list[Task]:
         return [task for task in self.tasks if task.id not in self.done]
+
+    @property
+    def runnable(self) -> list[Task]:
+        """Pending tasks that do not wait for an answer."""
+        return [task for task in self.tasks if task.id not in self.done and task.id not in self.questions]
 
     @property
     def next(self) -> tuple[str, ...]:
@@ -124,7 +167,13 @@ class Position:
         return _APPLY[row.kind](self, row, body)
 
     def _task(self, row: Any, body: Body) -> bool:
+        if "result" in body:
+            caller, _, number = row.task.rpartition("/")
+            self.calls.setdefault(caller, {})[int(number)] = (row.node, body["result"])
+            return False
         self.done[row.task] = body.get("update")
+        if row.node.startswith(HANDLER):
+            self.tasks = tuple([t._replace(node=row.node) if t.id == row.task else t for t in self.tasks])
         if "goto" in body:
             self.gotos[row.task] = body["goto"]
         if self.errors:
@@ -147,7 +196,9 @@ class Position:
     def _update(self, row: Any, body: Body) -> bool:
         changed = self._merge([*_in_order(self.tasks, self.done), body.get("update")], body)
         self.last_nodes = (row.node,) if row.node else ()
+        paused = self.paused
         self._plan(row, body)
+        self.paused = paused  # who paused has looked: an update is why one pauses
         return changed
 
     def _error(self, row: Any, body: Body) -> bool:
@@ -155,15 +206,51 @@ class Position:
         self.attempts[row.task] = body["attempt"]
         return False
 
+    def _interrupt(self, row: Any, body: Body) -> bool:
+        if row.task is None:
+            self.paused = True
+            return False
+        self.questions[row.task] = [
+            Question(Interrupt(value, name), below) for value, name, below in body["interrupts"]
+        ]
+        self.attempts[row.task] = body.get("attempt", 1)
+        return False
+
     def _resume(self, row: Any, body: Body) -> bool:
-        # a task that had begun and has neither a result nor an error row may have run: count it
+        # a task that had begun and has neither a result nor an error or interrupt row may have run: count it
         for task in self.pending:
-            if task.id not in self.errors:
+            if task.id not in self.errors and task.id not in self.questions:
                 self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
         self.errors = {}
+        self._answer(body.get("answers"))
         if row.step != row.parent_step + 1:
             self._branch(row.step)
-        return False
+        added = body.get("add", ())
+        self.tasks += planned(row, added, len(self.tasks)) if added else ()
+        return self._merge([body.get("update")], body)
+
+    @property
+    def waits(self) -> dict[str, Wait]:
+        """What open questions wait for besides somebody's answer: a time or a signal, by the question's id."""
+        asked = (q.interrupt for task in self.tasks for q in self.questions.get(task.id, ()))
+        return {interrupt.id: interrupt.value for interrupt in asked if isinstance(interrupt.value, Wait)}
+
+    def _answer(self, answers: Mapping[str, Any] | None) -> None:
+        """Without an answer all that asked somebody run again, and may ask again; else only those that were
+        answered."""
+        if answers is None:
+            waits = self.waits
+            self.questions = {
+                task_id: asked
+                for task_id, asked in self.questions.items()
+                if asked and all(question.interrupt.id in waits for question in asked)
+            }
+            return
+        for task_id, questions in list(self.questions.items()):
+            given = [(q, answers[q.interrupt.id]) for q in questions if q.interrupt.id in answers]
+            if given:
+                self.answers[task_id] = [*self.answers.get(task_id, ()), *given]
+                del self.questions[task_id]
 
     def _branch(self, step: int) -> None:
         """After going back in time the tasks are new ones: they get ids of their own."""
@@ -171,6 +258,9 @@ class Position:
         self.tasks = tuple([task._replace(id=ids[task.id]) for task in self.tasks])
         self.done = {ids[task_id]: update for task_id, update in self.done.items()}
         self.gotos = {ids[task_id]: goto for task_id, goto in self.gotos.items()}
+        self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
+        self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
+        self.calls = {_renamed(ids, caller): calls for caller, calls in self.calls.items()}
         self.attempts = {}
 
     def _fork(self, row: Any, body: Body) -> bool:
@@ -195,22 +285,25 @@ class Position:
 
     def _plan(self, row: Any, body: Body) -> None:
         self.superstep = row.superstep
-        self.tasks = planned(row.step, body["next"])
+        self.command = body.get("parent")
+        self.tasks = planned(row, body["next"])
         self.joins = body.get("joins", {})
         self.deferred = body.get("deferred", [])
+        self.paused = False
         self.done = {}
-        if self.gotos:
-            self.gotos = {}
-        if self.errors:
-            self.errors = {}
-        if self.attempts:
-            self.attempts = {}
+        self.gotos = {}
+        self.errors = {}
+        self.attempts = {}
+        self.questions = {}
+        self.answers = {}
+        self.calls = {}
 
 
 _NOTHING: Mapping[str, Any] = {}
 _APPLY = {
     "input": Position._input,
     "task": Position._task,
+    "interrupt": Position._interrupt,
     "error": Position._error,
     "resume": Position._resume,
     "update": Position._update,
@@ -227,16 +320,23 @@ def pairs(update: Update) -> Iterable[tuple[str, Any]]:
     return [pair for part in update for pair in part.items()]
 
 
-def planned(step: int, entries: Sequence[Any]) -> tuple[Task, ...]:
+def planned(row: Any, entries: Sequence[Any], first: int = 0) -> tuple[Task, ...]:
     """The tasks that a barrier's `next` stands for."""
-    return tuple([_planned(f"{step}.{place}", entry) for place, entry in enumerate(entries)])
+    return tuple([_planned(row.thread_id, f"{row.step}.{place}", entry) for place, entry in enumerate(entries, first)])
 
 
-def _planned(task_id: str, entry: Any) -> Task:
+def _planned(thread_id: str, task_id: str, entry: Any) -> Task:
+    seed = f"{thread_id}/{task_id}"
     if isinstance(entry, str):
-        return Task(task_id, entry, (f"branch:to:{entry}",))
+        return Task(task_id, entry, (f"branch:to:{entry}",), MISSING, seed)
     triggers = tuple(entry.get("triggers", ("__send__",)))
-    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING))
+    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), seed)
+
+
+def _renamed(ids: Mapping[str, str], task: str) -> str:
+    """A task's id, or that of a call below it, with the task's new id."""
+    top, slash, rest = task.partition("/")
+    return f"{ids[top]}{slash}{rest}"
 
 
 def _in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:
@@ -260,6 +360,8 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
         raise _not_an_update(f"Node {node!r}", output)
     for part in parts:
         if isinstance(part, Command):
+            if part.graph == Command.PARENT:
+                raise ParentCommand(part)
             goto += _targets(part.goto)
             part = part.update
         if part is not None:
@@ -327,6 +429,7 @@ def _folded(updates: list[dict[str, Any]]) -> Update:
 
 
 def _targets(goto: Any) -> Goto:
+    """`goto=` in any of its forms, as a list."""
     return list(goto) if isinstance(goto, list | tuple) else [goto]
 
 
@@ -457,8 +560,16 @@ def task_body(graph: Graph, position: Position, task: Task, update: Update, goto
         done = {**position.done, task.id: update}
         gotos = {**position.gotos, task.id: goto}
         reduce_into(graph, position.values, _in_order(position.tasks, done), body)
-        plan_into(graph, position, [(t.node, gotos.get(t.id, [])) for t in position.tasks], body)
+        ran = [(task.node if t.id == task.id else t.node, gotos.get(t.id, [])) for t in position.tasks]
+        plan_into(graph, position, ran, body)
     return body
+
+
+def parent_body(position: Position, command: Command[Any]) -> Body:
+    """The body of the row of a task that gave a Command to the graph above: this run ends with it."""
+    dropped = [task.node for task in position.pending][1:]
+    body: Body = {"update": None, "parent": {"update": command.update, "goto": _targets(command.goto)}, "next": []}
+    return {**body, "dropped": dropped} if dropped else body
 
 
 def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Goto]], body: Body) -> None:
@@ -598,6 +709,49 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
                 fix=f"Leave it out or add it to the input schema. Known keys: {', '.join(graph.input.keys)}",
             )
     return check_update(graph, "The input", update)
+
+
+def command_body(graph: Graph, position: Position, command: Command[Any]) -> Body:
+    """The body of a resume row for a Command as an input: an answer, an update, more tasks."""
+    body: Body = {}
+    if command.resume is not None:
+        body["answers"] = _answers(position, command.resume)
+    if command.update is not None:
+        update = check_update(graph, "Command.update", _mapping(graph, "Command.update", command.update))
+        body["update"] = update
+        reduce_into(graph, position.values, [update], body)
+    targets = check_targets(graph, "Command.goto", _targets(command.goto))
+    if targets:
+        body["add"] = [{"node": t.node, "arg": t.arg} if isinstance(t, Send) else t for t in targets]
+    return body
+
+
+def _answers(position: Position, resume: Any) -> dict[str, Any]:
+    """{interrupt id: answer}; raises UnknownInterruptError for an answer that fits no open question, or several."""
+    asked = [question.interrupt for questions in position.questions.values() for question in questions]
+    asked = [interrupt for interrupt in asked if not isinstance(interrupt.value, Wait)]
+    ids = [interrupt.id for interrupt in asked]
+    if isinstance(resume, dict) and resume and all(_is_interrupt_id(key) for key in resume):
+        unknown = [key for key in resume if key not in ids]
+        if unknown:
+            raise _no_question(position, f"no open question has the id {unknown[0]!r}", asked)
+        return dict(resume)
+    if len(ids) != 1:
+        problem = f"there are {len(ids)} open questions" if ids else "it is not waiting for an answer"
+        raise _no_question(position, problem, asked)
+    return {ids[0]: resume}
+
+
+def _is_interrupt_id(key: Any) -> bool:
+    return isinstance(key, str) and len(key) == 32 and all(letter in "0123456789abcdef" for letter in key)
+
+
+def _no_question(position: Position, problem: str, asked: Sequence[Interrupt]) -> UnknownInterruptError:
+    fix = (
+        "Answer by id: Command(resume={id: answer})." if asked else "It may have been answered already: see get_state."
+    )
+    shown = ", ".join(f"{interrupt.id} ({_short(interrupt.value)})" for interrupt in asked) or "none"
+    return UnknownInterruptError(thread_id=position.thread_id, problem=problem, open=shown, fix=fix)
 
 
 def accept_update(graph: Graph, value: Any) -> Update:

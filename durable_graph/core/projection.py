@@ -18,14 +18,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.channels import MISSING, detached
-from durable_graph.core.effects import Begun, Recorded, Shown
-from durable_graph.core.model import PregelTask, StateSnapshot, StreamEvent, Task
+from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown
+from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
 from durable_graph.core.planner import Position, Update, pairs
 from durable_graph.errors import ArgumentError
 
-Emission = Recorded | Begun | Shown
-Chunk = tuple[str, Any]
-
+RETURN = "__return__"
+INTERRUPT = "__interrupt__"
 SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["source"]; else "loop"
 
 
@@ -39,6 +38,10 @@ class View:
     ) -> None:
         self._output = output  # None: all keys, for readers without the application's graph
         self._inputs = inputs
+
+    def only(self, keys: str | Sequence[str]) -> View:
+        """The same, showing fewer keys."""
+        return View((keys,) if isinstance(keys, str) else tuple(keys), self._inputs)
 
     def values(self, position: Position) -> dict[str, Any]:
         values = position.values
@@ -100,8 +103,18 @@ def snapshot_of(view: View, position: Position) -> StateSnapshot:
         position.created_at,
         config_of(*parent) if parent is not None else None,
         tuple([_task_of(view, position, task) for task in position.tasks]),
-        (),
+        open_interrupts(position),
     )
+
+
+def open_interrupts(position: Position) -> tuple[Interrupt, ...]:
+    """The questions that wait for an answer, in task order."""
+    return tuple([found for task in position.tasks for found in _asked(position, task)])
+
+
+def _asked(position: Position, task: Task) -> tuple[Interrupt, ...]:
+    questions = position.questions.get(task.id, ())
+    return tuple([Interrupt(detached(q.interrupt.value), q.interrupt.id) for q in questions])
 
 
 def _task_of(view: View, position: Position, task: Task) -> PregelTask:
@@ -109,7 +122,7 @@ def _task_of(view: View, position: Position, task: Task) -> PregelTask:
     error = f"{failure.type}: {failure.message}" if failure else None
     result = view.update(position.done[task.id]) or {} if task.id in position.done else None
     place = int(task.id.rpartition(".")[2])
-    return PregelTask(task.id, task.node, ("task", task.node, place), error, (), None, result)
+    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(position, task), None, result)
 
 
 def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
@@ -120,13 +133,28 @@ def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
 
 
 def _updates(view: View, it: Emission) -> Iterator[Any]:
-    if isinstance(it, Recorded) and it.row.kind == "task":
+    if not isinstance(it, Recorded):
+        return
+    if "result" in it.body:
+        yield {it.row.node: detached(it.body["result"])}
+    elif it.row.kind == "task":
         yield {it.row.node: view.update(it.body.get("update"))}
+    elif it.row.kind == "interrupt":
+        yield {INTERRUPT: interrupts_of(it)}
 
 
 def _values(view: View, it: Emission) -> Iterator[Any]:
-    if isinstance(it, Recorded) and (it.changed or it.row.kind == "resume"):
+    if not isinstance(it, Recorded):
+        return
+    if it.changed or it.row.kind == "resume":
         yield view.values(it.position)
+    elif it.row.kind == "interrupt" and it.row.task is not None:
+        values: Any = view.values(it.position)  # of an entrypoint it need not be a dict
+        yield {**(values if isinstance(values, dict) else {}), INTERRUPT: interrupts_of(it)}
+
+
+def interrupts_of(it: Recorded) -> tuple[Interrupt, ...]:
+    return tuple([Interrupt(detached(value), name) for value, name, _ in it.body["interrupts"]])
 
 
 def _custom(view: View, it: Emission) -> Iterator[Any]:
@@ -143,14 +171,16 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
                 "input": view.input(task, it.position),
                 "triggers": task.triggers,
             }
-    elif isinstance(it, Recorded) and it.row.kind in ("task", "error"):
+    elif isinstance(it, Recorded) and it.row.task is not None:
         error = it.body.get("error")
         yield {
             "id": it.row.task,
             "name": it.row.node,
             "error": f"{error['type']}: {error['message']}" if error else None,
-            "result": _result(view, it.body.get("update")),
-            "interrupts": [],
+            "result": {RETURN: detached(it.body["result"])}
+            if "result" in it.body
+            else _result(view, it.body.get("update")),
+            "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
         }
 
 
@@ -172,8 +202,15 @@ def _checkpoints(view: View, it: Emission) -> Iterator[Any]:
         "values": snapshot.values,
         "metadata": snapshot.metadata,
         "next": list(snapshot.next),
-        "tasks": [{"id": t.id, "name": t.name, "interrupts": (), "state": None} for t in snapshot.tasks],
+        "tasks": [
+            {"id": t.id, "name": t.name, "interrupts": tuple(map(_shown, t.interrupts)), "state": t.state}
+            for t in snapshot.tasks
+        ],
     }
+
+
+def _shown(interrupt: Interrupt) -> dict[str, Any]:
+    return {"value": interrupt.value, "id": interrupt.id}
 
 
 def _debug(view: View, it: Emission) -> Iterator[Any]:
@@ -205,6 +242,8 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
         task=row.task,
         attempt=it.body.get("attempt", 1) if row.task else None,
     )
+    if "interrupts" in it.body:
+        metadata["interrupts"] = interrupts_of(it)
     if "error" in it.body:
         metadata["error"] = dict(it.body["error"])
     return StreamEvent(
@@ -212,7 +251,7 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
         row.step,
         row.kind,
         row.node,
-        view.update(it.body.get("update")),
+        detached(it.body["result"]) if "result" in it.body else view.update(it.body.get("update")),
         view.values(position),
         position.next,
         metadata,
@@ -248,8 +287,31 @@ def check_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
     return tuple(mode for mode in MODES if mode in wanted)
 
 
-def project(view: View, modes: Sequence[str], it: Emission) -> Iterator[Chunk]:
-    """What these modes show of it, as (mode, chunk)."""
-    for mode in modes:
-        for chunk in MODES[mode](view, it):
-            yield mode, chunk
+class Shaper:
+    """What a consumer gets to see, in the form that it asked for.
+
+    One mode gives chunks, a list of modes (mode, chunk); with subgraphs the namespace comes first, () for the
+    graph itself; version "v2" gives {"type": mode, "ns": namespace, "data": chunk} always.
+    """
+
+    def __init__(self, modes: str | Sequence[str], subgraphs: bool = False, version: str = "v1") -> None:
+        self.modes = check_modes(modes) if modes else ()
+        self.subgraphs = subgraphs
+        self._single = isinstance(modes, str)
+        if version not in ("v1", "v2"):
+            raise ArgumentError(argument="version", problem=f"there is no version {version!r}", fix='Use "v1" or "v2"')
+        self._version = version
+
+    def show(self, view: View, ns: tuple[str, ...], it: Emission) -> list[Any]:
+        if not self.modes or (ns and not self.subgraphs):
+            return []
+        if isinstance(it, Relayed):
+            return list(it.chunks)
+        return [self._shape(ns, mode, chunk) for mode in self.modes for chunk in MODES[mode](view, it)]
+
+    def _shape(self, ns: tuple[str, ...], mode: str, chunk: Any) -> Any:
+        if self._version == "v2":
+            return {"type": mode, "ns": ns, "data": chunk}
+        if self.subgraphs:
+            return (ns, chunk) if self._single else (ns, mode, chunk)
+        return chunk if self._single else (mode, chunk)

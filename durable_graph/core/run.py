@@ -10,9 +10,12 @@ The library's promise stands in `Run._commit`: save, and on the next line emit. 
 from __future__ import annotations
 
 import traceback
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from durable_graph.core.chain import NO_PARENT, row_hash
@@ -28,38 +31,46 @@ from durable_graph.core.effects import (
     Next,
     Now,
     Recorded,
+    Relayed,
     Save,
     Sent,
     Shown,
+    Spawned,
     Start,
 )
 from durable_graph.core.history import Decoder, load, pack
-from durable_graph.core.job import Steps, run_entry, run_node
-from durable_graph.core.model import END, START, Graph, Task
+from durable_graph.core.job import run_call, run_entry, run_node
+from durable_graph.core.model import END, START, Command, Graph, NodeError, Task, Wait
 from durable_graph.core.planner import (
     Body,
-    Goto,
     Position,
     Update,
     accept_input,
     accept_update,
+    command_body,
     gone,
     input_body,
+    parent_body,
     task_body,
     update_body,
 )
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso
 from durable_graph.errors import (
+    ChangedGraphError,
     EmptyInputError,
     FencedError,
+    GraphBubbleUp,
+    GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
     NodeCodeError,
+    ParentCommand,
     StoreError,
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    ThreadWaitingError,
     UnstorableValueError,
 )
 from durable_graph.store import Claim, Row, Thread
@@ -88,7 +99,14 @@ class Call:
     recorded: Mapping[str, Any] = field(default_factory=dict)  # of the config, what the run's first row keeps
     context: Any = None
     recursion_limit: int = 10_000
+    interrupt_before: frozenset[str] = frozenset()  # "*" for all nodes
+    interrupt_after: frozenset[str] = frozenset()
     announce: bool = False  # somebody wants to see tasks begin
+    task: str = ""  # of a subgraph's run: the task above that it runs in, as "<thread>/<task>"
+    parent: tuple[str, int] | None = None  # that thread and its step
+    answers: Mapping[str, Any] = field(default_factory=dict)  # given above; those to its own questions count
+    link: Any = None  # for subgraphs of this run: see session.Link
+    now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
 
@@ -124,14 +142,25 @@ class Run:
     def _begin(self) -> Effects:
         now = yield Now()
         thread = None
+        taken: Sequence[str] = ()
         if self.codec is not None:
             thread = yield from self._load(iso(now))
-        if self.call.updates:
+        if self._was_here():
+            if not self.position.tasks:
+                return  # this subgraph's run had ended before its node did
+            kind, node, body = "resume", None, self._answered_above()
+        elif self.call.updates:
             kind, node = "update", self._updating_node()
             body = yield from self._updated(node)
+        elif isinstance(self.call.input, Command):
+            self._check_exists()
+            kind, node, body = "resume", None, command_body(self.graph, self.position, self.call.input)
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
+            answers, taken = yield from self._due(now)
+            if answers:
+                body["answers"] = answers
         else:
             kind, node = "input", None
             body = yield from self._accepted()
@@ -141,7 +170,7 @@ class Run:
             self.position.step = self.position.tail  # after going back in time the row goes to the end of the log
         recorded = self._record(kind, node, None, body, now, parent)
         try:
-            yield from self._commit([recorded], self._claim(thread, now))
+            yield from self._commit([recorded], self._claim(thread, now), taken)
         except FencedError:
             yield from self._explain_fence(now)
             raise
@@ -176,6 +205,59 @@ class Run:
             else "Give an input to start it. If it should exist, check the thread_id and the database URL.",
         )
 
+    def _was_here(self) -> bool:
+        """Whether this is a subgraph's run that an earlier attempt of the node above has begun."""
+        return bool(self.call.task) and self.position.run.get("task") == self.call.task
+
+    def _answered_above(self) -> Body:
+        asked = [q.interrupt.id for questions in self.position.questions.values() for q in questions]
+        answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
+        return {"answers": answers} if answers else {}
+
+    def _due(self, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
+        """Answers to waits that are over, and the signals that these take. Says until when the thread waits
+        if it does."""
+        waits = self.position.waits
+        if not waits:
+            return {}, []
+        answers, taken = yield from self._ended_waits(now)
+        others = len(self.position.questions) - len(waits)  # of somebody
+        if not answers and not self.position.runnable and not others and not self.position.paused:
+            raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
+        return answers, taken
+
+    def _ended_waits(self, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
+        inbox = yield Ask(lambda store: store.signals(self.call.thread_id))
+        assert self.codec is not None
+        answers: dict[str, Any] = {}
+        taken: list[str] = []
+        for name, wait in self.position.waits.items():
+            signal = next((s for s in inbox if s.name == wait.signal and s.id not in taken), None)
+            if signal is not None:
+                answers[name] = {"signal": self.codec.decode(signal.value)}
+                taken.append(signal.id)
+            elif wait.until is not None and wait.until <= iso(now):
+                answers[name] = {}
+        return answers, taken
+
+    def _wake(self) -> Effects:
+        """A signal may have been there before the task that waits for it: then this run goes on."""
+        if not self.position.waits or self.stopped:
+            return
+        now = yield Now()
+        answers, taken = yield from self._ended_waits(now)
+        if answers:
+            body = {"answers": answers}
+            yield from self._commit([self._record("resume", None, None, body, now, self.position.step)], None, taken)
+
+    def _check_exists(self) -> None:
+        if self.position.tail < 0:
+            raise EmptyInputError(
+                thread_id=self.call.thread_id,
+                problem="does not exist yet, so there is nothing to command",
+                fix="Give an input to start it. If it should exist, check the thread_id and the database URL.",
+            )
+
     def _accepted(self) -> Generator[Effect, Any, Body]:
         update = accept_input(self.graph, self.call.input)
         _, goto = yield from self._entry(START, update)
@@ -206,7 +288,7 @@ class Run:
             )
         return node
 
-    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, tuple[Update, Goto]]:
+    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, Any]:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
@@ -234,10 +316,12 @@ class Run:
             "lease_owner": self.call.owner if runs else None,
             "lease_since": at if runs else None,
             "lease_expires_at": iso(now + LEASE_SECONDS) if runs else None,
+            "wake_at": None,
             "updated_at": at,
         }
         if thread is None:
-            values.update(parent_thread_id=None, parent_step=None, created_at=at, metadata=b"{}")
+            above, step = self.call.parent or (None, None)
+            values.update(parent_thread_id=above, parent_step=step, created_at=at, metadata=b"{}")
         return Claim(None if thread is None else thread.epoch, values)
 
     def _explain_fence(self, now: float) -> Effects:
@@ -257,10 +341,14 @@ class Run:
         if self.call.updates:
             return
         for _ in range(self.call.recursion_limit):
-            if self.stopped or not self.position.tasks:
+            if self.stopped or not self.position.runnable:
+                return
+            if self._pauses():
+                yield from self._pause()
                 return
             yield from self._superstep()
-        if self.position.tasks and not self.stopped:
+            yield from self._wake()
+        if self.position.runnable and not self.stopped and not self._pauses():
             raise GraphRecursionError(
                 thread_id=self.call.thread_id,
                 limit=self.call.recursion_limit,
@@ -268,8 +356,21 @@ class Run:
                 next=", ".join(self.position.next),
             )
 
+    def _pauses(self) -> bool:
+        """Whether the caller wants to look before these nodes, or after those that ran. Once for each barrier."""
+        position, call = self.position, self.call
+        if position.done or position.paused:
+            return False
+        ran = [node for node in position.last_nodes if node != START]
+        return _names_one(call.interrupt_before, position.next) or _names_one(call.interrupt_after, ran)
+
+    def _pause(self) -> Effects:
+        now = yield Now()
+        body: Body = {"interrupts": []}
+        yield from self._commit([self._record("interrupt", None, None, body, now, self.position.step)])
+
     def _superstep(self) -> Effects:
-        tasks = self.position.pending
+        tasks = self.position.runnable
         for task in tasks:
             if task.node not in self.graph.nodes:
                 raise gone(self.call.thread_id, task.node, self.graph)
@@ -283,10 +384,11 @@ class Run:
             raise _first(failures)
 
     def _collect(self, running: int) -> Generator[Effect, Any, list[BaseException]]:
-        """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has not
-        begun is taken back, and what has begun is waited for: its work is not lost."""
+        """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has
+        not begun is taken back, and what has begun is waited for: its work is not lost."""
         failures: list[BaseException] = []
         winding_down = False
+        calls = _Calls()
         while running:
             batch: list[Recorded] = []
             try:
@@ -297,14 +399,22 @@ class Run:
                 failures.append(interrupt)
                 items = ()
             for item in items:
-                if type(item) is Sent:
+                if isinstance(item, Sent):
                     yield from self._show(item)
-                    continue
-                running -= 1
-                if batch:  # shown as of its own row, not of the last one of its batch
-                    batch[-1] = batch[-1]._replace(position=self.position.frozen())
-                recorded = self._outcome(item, failures)
-                batch += [recorded] if recorded else []
+                elif isinstance(item, Relayed):
+                    yield from self._relay(item)
+                elif isinstance(item, Spawned):
+                    calls.begin(item.job)
+                elif (again := self._next_attempt(item, winding_down)) is not None:
+                    yield Start([again])
+                elif item.job.parent is not None:
+                    yield from self._finish_call(item)
+                    for held in calls.end(item.job):
+                        running -= 1
+                        self._add(batch, held, failures)
+                elif not calls.hold(item):
+                    running -= 1
+                    self._add(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
             if (failures or self.stopped) and not winding_down:
@@ -312,22 +422,113 @@ class Run:
                 running -= len((yield Cancel()))
         return failures
 
-    def _job(self, task: Task) -> Job:
-        job = Job(task, self.position.attempts.get(task.id, 0) + 1)
-        job.steps = self._steps_of(job)
+    def _add(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> None:
+        if batch:  # shown as of its own row, not of the last one of its batch
+            batch[-1] = batch[-1]._replace(position=self.position.frozen())
+        recorded = self._outcome(item, failures)
+        batch += [recorded] if recorded else []
+
+    def _finish_call(self, item: Finished) -> Effects:
+        """A @task has ended: its result is committed before the node that called it sees it."""
+        reply = item.job.reply
+        if item.error is not None:
+            reply.set_exception(item.error)
+            return
+        try:
+            recorded = self._ended("task", item, {"result": detached(item.result)})
+            yield from self._commit([recorded])
+        except BaseException as error:
+            reply.set_exception(error)
+            if isinstance(error, UnstorableValueError):
+                return  # the node's mistake, and the node hears of it
+            raise
+        reply.set_result(item.result)
+
+    def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
+        job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
+        node = self.graph.nodes[task.node]
+        job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
+        job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
         return job
 
-    def _steps_of(self, job: Job) -> Steps:
-        return run_node(self.graph, self.position, job, self._runtime(job))
+    def _call_of(
+        self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
+    ) -> Future[Any]:
+        """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
+        recorded = self.position.calls.get(caller.task.id, {}).get(number)
+        if recorded is not None:
+            return self._recalled(caller, number, name, recorded)
+        task = Task(f"{caller.task.id}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
+        reply: Future[Any] = Future()
+
+        def again(attempt: int) -> Job:
+            job = Job(task, attempt)
+            job.parent, job.retry, job.again, job.reply = caller, retry, again, reply
+            job.steps = run_call(call, arg, timeout, self._runtime(job))
+            return job
+
+        return caller.spawn(again(1))
+
+    def _recalled(self, caller: Job, number: int, name: str, recorded: tuple[str, Any]) -> Future[Any]:
+        before, value = recorded
+        if before != name:
+            raise ChangedGraphError(
+                thread_id=self.call.thread_id,
+                problem=f"call {number} of node {caller.task.node!r} was of {before!r} before and is of {name!r} now",
+                fix="A node must call its @tasks in the same order each time: until this thread is done keep the old "
+                "code, or move it on with update_state(config, values, as_node=...)",
+            )
+        future: Future[Any] = Future()
+        future.set_result(detached(value))
+        return future
+
+    def _next_attempt(self, item: Finished, winding_down: bool) -> Job | None:
+        """After a failure: the same task again if its retry policy says so, else with its error handler, if
+        it has one."""
+        error, job = item.error, item.job
+        if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or winding_down or self.stopped:
+            return None
+        policy = next((policy for policy in job.retry if policy.matches(error)), None)
+        if policy is not None and len(job.failures) + 1 < policy.max_attempts:
+            again = job.again(job.attempt + 1)
+            again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
+        elif job.handler is not None:
+            failed = NodeError(job.task.node, error)
+            again = self._job(job.task._replace(node=job.handler), job.attempt, failed)
+        else:
+            return None
+        failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
+        again.failures = [*job.failures, failure]
+        again.custom, again.below = job.custom, job.below
+        return again
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
             if self.codec is not None:
                 self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
-            job.send(detached(data))
+            job.tell(Sent(job, detached(data)))
 
         call = self.call
-        return Runtime(call.context, write, call.thread_id, self.position.step, job.task.id, job.attempt, call.config)
+        top = job.task.id.partition("/")[0]
+        given = self.position.answers.get(top, ())
+        return Runtime(
+            call.context,
+            write,
+            call.thread_id,
+            job.task.node,
+            self.position.step,
+            job.task.id,
+            job.attempt,
+            call.config,
+            heartbeat=lambda: job.alive(),
+            _now=call.now,
+            _durable=self.codec is not None,
+            _seed=job.task.seed,
+            _answers={question.interrupt.id: answer for question, answer in given},
+            _start=lambda *called: self._call_of(job, *called),
+            _link=call.link,
+            _below=lambda *shown: job.tell(Relayed(job, *shown)),
+        )
 
     def _show(self, sent: Sent) -> Effects:
         rows, number = self.segment
@@ -336,9 +537,30 @@ class Run:
         if (yield Emit(Shown(self.position, sent.job.task, sent.data))):
             self.stopped = True
 
+    def _relay(self, item: Relayed) -> Effects:
+        """A subgraph has shown something: pass it on, and keep for replays when that was."""
+        if item.step is not None:
+            self._mark_below(item.job, item.thread_id, item.step)
+        if item.chunks and (yield Emit(item)):
+            self.stopped = True
+
+    def _mark_below(self, job: Job, thread_id: str, step: int) -> None:
+        rows, number = self.segment
+        last = job.below[-1] if job.below else None
+        if last is not None and last[:3] == [rows, number - 1, thread_id] and last[4] == step - 1:
+            last[4] = step  # nothing came between
+            return
+        job.below.append([rows, number, thread_id, step, step])
+        self.segment[1] += 1
+
     def _outcome(self, item: Finished, failures: list[BaseException]) -> Recorded | None:
         """The row of a task that has ended: its result, or if it failed, its error."""
         error = item.error
+        if isinstance(error, ParentCommand) and self.call.task:
+            return self._ended("task", item, parent_body(self.position, error.command))
+        if isinstance(error, GraphInterrupt):
+            asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
+            return self._ended("interrupt", item, {"interrupts": asked})
         if error is None:
             try:
                 return self._result(item)
@@ -348,12 +570,7 @@ class Run:
         if not isinstance(error, Exception):
             return None  # KeyboardInterrupt, SystemExit: not the task's failure
         error.add_note(f"in node {item.job.task.node!r} of thread {self.call.thread_id!r}")
-        failure = {
-            "type": f"{type(error).__module__}.{type(error).__qualname__}",
-            "message": str(error)[:10_000],
-            "traceback": "".join(traceback.format_exception(error))[-10_000:],
-        }
-        return self._ended("error", item, {"error": failure})
+        return self._ended("error", item, {"error": _told(error)})
 
     def _result(self, item: Finished) -> Recorded:
         assert item.result is not None
@@ -364,7 +581,11 @@ class Run:
         job = item.job
         if job.custom:
             body["custom"] = job.custom
-        if job.attempt > 1 or kind == "error":
+        if job.below:
+            body["below"] = job.below
+        if job.failures:
+            body["failures"] = job.failures
+        if job.attempt > 1 or kind != "task":
             body["attempt"] = job.attempt
         body["started"] = iso(item.started)
         recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
@@ -383,7 +604,7 @@ class Run:
     def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
         step, superstep = position.step + 1, position.superstep + 1
-        if kind in ("input", "resume", "update"):
+        if kind in ("input", "resume", "update") and not self.leased:
             self.epoch += 1
         columns = (
             call.thread_id, step, parent, kind, superstep, node, task, call.run_id, self.epoch, at
@@ -401,13 +622,13 @@ class Run:
             error.add_note(f"in the row of node {node!r}" if node else "in the input")
             raise
 
-    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None) -> Effects:
+    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None, taken: Sequence[str] = ()) -> Effects:
         """Save these rows, then show them."""
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
                 self.leased = claim.values["lease_owner"] is not None
-            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]))
+            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken)
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True
@@ -424,6 +645,7 @@ class Run:
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
+            "wake_at": min((w.until for w in self.position.waits.values() if w.until), default=None),
             "updated_at": at,
         }
         return Claim(self.epoch, values)
@@ -450,6 +672,35 @@ class Run:
             yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
 
 
+class _Calls:
+    """@tasks under way, and nodes that have ended before all they called did: their rows come after."""
+
+    def __init__(self) -> None:
+        self._open: Counter[Job] = Counter()  # by the node's job
+        self._held: dict[Job, Finished] = {}
+
+    def begin(self, call: Job) -> None:
+        self._open[_caller(call)] += 1
+
+    def hold(self, item: Finished) -> bool:
+        if not self._open[item.job]:
+            return False
+        self._held[item.job] = item
+        return True
+
+    def end(self, call: Job) -> list[Finished]:
+        """The node that was held for this call only."""
+        caller = _caller(call)
+        self._open[caller] -= 1
+        return [self._held.pop(caller)] if caller in self._held and not self._open[caller] else []
+
+
+def _caller(call: Job) -> Job:
+    while call.parent is not None:
+        call = call.parent
+    return call
+
+
 def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:
     """Make the thread `call.thread_id`, whose first row points at a step of the thread `origin`."""
     now = yield Now()
@@ -472,6 +723,7 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         "lease_owner": None,
         "lease_since": None,
         "lease_expires_at": None,
+        "wake_at": None,
         "created_at": at,
         "updated_at": at,
         "metadata": b"{}",
@@ -482,9 +734,34 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         raise ThreadExistsError(thread_id=call.thread_id) from error
 
 
+def _told(error: Exception) -> dict[str, str]:
+    """An error as a row records it."""
+    return {
+        "type": f"{type(error).__module__}.{type(error).__qualname__}",
+        "message": str(error)[:10_000],
+        "traceback": "".join(traceback.format_exception(error))[-10_000:],
+    }
+
+
+def _told_waits(waits: Mapping[str, Wait]) -> str:
+    return ", ".join(
+        (f"for the signal {wait.signal!r}" if wait.signal else "")
+        + (" or " if wait.signal and wait.until else "")
+        + (f"until {wait.until}" if wait.until else "")
+        for wait in waits.values()
+    )
+
+
+def _names_one(wanted: frozenset[str], nodes: Sequence[str]) -> bool:
+    return bool(nodes) and ("*" in wanted or not wanted.isdisjoint(nodes))
+
+
 def _status(position: Position) -> str:
     if position.errors:
         return "failed"
+    if position.questions or position.paused:
+        asked = [question for questions in position.questions.values() for question in questions]
+        return "waiting" if asked and len(asked) == len(position.waits) else "interrupted"
     return "pending" if position.tasks else "finished"
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from durable_graph.errors import CallError
+from durable_graph.core.channels import detached
+from durable_graph.core.model import Interrupt, Wait
+from durable_graph.core.times import iso
+from durable_graph.errors import ArgumentError, CallError, GraphInterrupt
 
 ContextT = TypeVar("ContextT")
 StreamWriter = Callable[[Any], None]
@@ -20,16 +25,82 @@ class Runtime(Generic[ContextT]):
     context: ContextT
     stream_writer: StreamWriter  # each call is a custom event: shown at once, recorded with the task's row
     thread_id: str
+    node: str
     step: int  # of the barrier that planned this task
     task: str  # the task's id
     attempt: int  # 1 for the first; above that the task may have run before, wholly or in part
     config: Mapping[str, Any] = field(default_factory=dict)
+    previous: Any = None  # what the last run of an entrypoint kept; None in a graph
+    heartbeat: Callable[[], None] = lambda: None  # a sign of life, for a node with an idle_timeout
+    _now: Callable[[], float] = lambda: 0.0
+    _durable: bool = True  # there is a log
+    _seed: str = ""  # of its questions' ids
+    _answers: Mapping[str, Any] = field(default_factory=dict)  # given so far, by question
+    _counts: dict[str, int] = field(
+        default_factory=lambda: {"questions": 0, "calls": 0, "graphs": 0}
+    )  # of this attempt so far
+    _start: Callable[..., Any] | None = None  # begins the call of a @task
+    _link: Any = None  # what a subgraph that is called here needs of the graph above it
+    _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
+
+    def sleep(self, seconds: float | None = None, *, until: datetime | None = None) -> None:
+        """Wait for so many seconds, or until a time, without needing a process meanwhile.
+
+        The run ends with an interrupt that says until when; the thread's status is "waiting". Continued with
+        stream(None, config) after that time, the node runs again from its start and this call returns at once.
+        A time without a zone is local time. Raises ThreadWaitingError, to the caller, when continued before.
+        """
+        if (seconds is None) == (until is None):
+            raise ArgumentError(argument="sleep", problem="give either seconds or until", fix="One of the two.")
+        end = until.timestamp() if until is not None else self._now() + (seconds or 0.0)
+        self._wait(Wait(until=iso(end)))
+
+    def wait_for(self, signal: str, *, timeout: float | None = None) -> Any:
+        """Wait until somebody calls `graph.signal(config, signal, value)`; returns that value.
+
+        timeout: seconds, after which TimeoutError is raised in the node. No process is needed meanwhile; a
+        signal that was sent before anyone waited has been kept. Signals of one name are taken in the order in
+        which they were sent.
+        """
+        until = None if timeout is None else iso(self._now() + timeout)
+        answer = self._wait(Wait(until=until, signal=signal))
+        if "signal" not in answer:
+            raise TimeoutError(f"no signal {signal!r} came within {timeout} s")
+        return answer["signal"]
+
+    def _wait(self, wait: Wait) -> Any:
+        name = self._question()
+        if name not in self._answers:
+            self._need_log("sleep() or wait_for()")
+            raise GraphInterrupt([Interrupt(wait, name)])
+        return detached(self._answers[name])
+
+    def _question(self) -> str:
+        """The id of the next question: the same each time the node comes to it."""
+        number = self._count("questions")
+        return hashlib.sha256(f"{self._seed}/{number}".encode()).hexdigest()[:32]
+
+    def _need_log(self, what: str) -> None:
+        if not self._durable:
+            raise CallError(
+                problem=f"{what} was called in a graph without a checkpointer",
+                fix="Compile the graph with a database: it has to be kept until there is an answer.",
+            )
+
+    def _count(self, what: str) -> int:
+        number = self._counts[what]
+        self._counts[what] = number + 1
+        return number
 
     @property
     def idempotency_key(self) -> str:
         """The same text over all attempts of this task, and no other task's: give it to services that take one."""
         return f"{self.thread_id}/{self.task}"
 
+
+# Set by the first @task of the process: from then on nodes run beside their consumer, even a single one, as what
+# they call has to be committed while they run.
+calls_are_possible = False
 
 current: ContextVar[Runtime[Any] | None] = ContextVar("durable_graph_runtime", default=None)
 
@@ -42,6 +113,22 @@ def get_runtime() -> Runtime[Any]:
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
         )
     return runtime
+
+
+def interrupt(value: Any) -> Any:
+    """Ask somebody outside and wait for the answer, for minutes or for weeks; no process needs to run meanwhile.
+
+    value: the question, shown to the consumer as `{"__interrupt__": (Interrupt(value, id),)}` and kept in the log.
+    Returns the answer once the thread is continued with `Command(resume=answer)`. The node then runs again from its
+    start, and each call here returns the answer it got before, in the order of the calls. Raises GraphInterrupt,
+    which a node must let pass; CallError outside of a node or in a graph without a checkpointer.
+    """
+    runtime = get_runtime()
+    name = runtime._question()
+    if name in runtime._answers:
+        return detached(runtime._answers[name])
+    runtime._need_log("interrupt()")
+    raise GraphInterrupt([Interrupt(value, name)])
 
 
 def get_config() -> Mapping[str, Any]:

@@ -159,10 +159,18 @@ def as_mapping(value: Any, keys: Iterable[str]) -> Mapping[str, Any] | None:
     return {key: item for key, item in fields.items() if item is not None or key in was_set}
 
 
+def is_coroutine(call: Callable[..., Any]) -> bool:
+    """Whether a function is async; also of an object whose `__call__` is."""
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+INJECTED = frozenset({"config", "runtime", "writer", "previous", "error"})
+
+
 def wanted_arguments(function: Callable[..., Any]) -> Sequence[str]:
-    """Which of `config`, `runtime` and `writer` a node or router asks for, by parameter name."""
+    """Which of these a node or router asks for, by parameter name."""
     try:
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         return ()
-    return [name for name in list(parameters)[1:] if name in ("config", "runtime", "writer")]
+    return [name for name in list(parameters)[1:] if name in INJECTED]

@@ -45,9 +45,19 @@ class Thread(NamedTuple):
     lease_owner: str | None  # who may append now
     lease_since: str | None
     lease_expires_at: str | None
+    wake_at: str | None  # of a waiting thread: when it can go on without a signal
     created_at: str
     updated_at: str
     metadata: bytes  # JSON object: the user's
+
+
+class Signal(NamedTuple):
+    """Something sent to a thread, kept until a task that waits for it takes it."""
+
+    thread_id: str
+    id: str  # begins with the time of sending: sorts in that order
+    name: str
+    value: bytes
 
 
 class Claim(NamedTuple):
@@ -66,8 +76,16 @@ class Store(Protocol):
 
     name: str  # where it is, without secrets: for messages
 
-    def append(self, rows: Sequence[Row], *, claim: Claim | None = None, snapshot: bytes | None = None) -> None:
-        """Commit `rows` of one thread, the claim before them and a snapshot at the last of them, in one transaction.
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        claim: Claim | None = None,
+        snapshot: bytes | None = None,
+        taken: Sequence[str] = (),
+    ) -> None:
+        """Commit `rows` of one thread, the claim before them, a snapshot at the last of them and the removal of the
+        signals with the ids `taken`, in one transaction.
 
         Each row is written only if its step is free and its epoch is the thread's; otherwise nothing is
         committed and `FencedError` says which step. Durable when it returns.
@@ -95,6 +113,12 @@ class Store(Protocol):
 
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         """The newest snapshot at or before `until`."""
+
+    def send(self, signal: Signal) -> None:
+        """Keep a signal for its thread. Durable when it returns."""
+
+    def signals(self, thread_id: str) -> list[Signal]:
+        """Those that nobody has taken yet, oldest first."""
 
     def delete(self, thread_id: str) -> bool:
         """Remove a thread with all its rows and snapshots; False if there was none."""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from durable_graph.errors import ArgumentError, FencedError
-from durable_graph.store import Claim, Row, Thread, check_claim, check_id, check_row, check_text
+from durable_graph.store import Claim, Row, Signal, Thread, check_claim, check_id, check_row, check_text
 
 
 class MemoryStore:
@@ -19,8 +19,16 @@ class MemoryStore:
         self._threads: dict[str, Thread] = {}
         self._rows: dict[str, dict[int, Row]] = {}
         self._snapshots: dict[str, dict[int, bytes]] = {}
+        self._signals: dict[str, dict[str, Signal]] = {}
 
-    def append(self, rows: Sequence[Row], *, claim: Claim | None = None, snapshot: bytes | None = None) -> None:
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        claim: Claim | None = None,
+        snapshot: bytes | None = None,
+        taken: Sequence[str] = (),
+    ) -> None:
         if not rows:
             fix = "Use change_thread() for a claim alone."
             raise ArgumentError(argument="rows", problem="there are none to append", fix=fix)
@@ -39,6 +47,11 @@ class MemoryStore:
                 if row.epoch != thread.epoch or row.step in stored or row.step in added:
                     raise FencedError(thread_id=row.thread_id, step=row.step, epoch=row.epoch)
                 added[row.step] = row
+            inbox = self._signals.get(thread.thread_id, {})
+            if not set(taken) <= inbox.keys():
+                raise FencedError(thread_id=last.thread_id, step=last.step, epoch=last.epoch)
+            for signal in taken:
+                del inbox[signal]
             self._threads[thread.thread_id] = thread
             self._rows.setdefault(thread.thread_id, {}).update(added)
             if snapshot is not None:
@@ -61,11 +74,23 @@ class MemoryStore:
             return None
         return thread._replace(**claim.values)
 
+    def send(self, signal: Signal) -> None:
+        check_id(signal.thread_id)
+        check_text("name", signal.name)
+        with self._lock:
+            self._signals.setdefault(signal.thread_id, {})[signal.id] = signal
+
+    def signals(self, thread_id: str) -> list[Signal]:
+        check_id(thread_id)
+        with self._lock:
+            return sorted(self._signals.get(thread_id, {}).values())
+
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
         with self._lock:
             self._rows.pop(thread_id, None)
             self._snapshots.pop(thread_id, None)
+            self._signals.pop(thread_id, None)
             return self._threads.pop(thread_id, None) is not None
 
     def thread(self, thread_id: str) -> Thread | None:

@@ -35,9 +35,9 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
 from durable_graph.errors import ArgumentError, FencedError
-from durable_graph.store import Claim, Row, Thread, check_claim, check_id, check_row, check_text
+from durable_graph.store import Claim, Row, Signal, Thread, check_claim, check_id, check_row, check_text
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
-from durable_graph.store.tables import checkpoints, snapshots, threads
+from durable_graph.store.tables import checkpoints, signals, snapshots, threads
 
 BATCH_ROWS = 500
 MAX_STEP = 2**63 - 1  # what a database takes
@@ -61,13 +61,20 @@ class SqlStore:
 
     # --- writing
 
-    def append(self, rows: Sequence[Row], *, claim: Claim | None = None, snapshot: bytes | None = None) -> None:
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        claim: Claim | None = None,
+        snapshot: bytes | None = None,
+        taken: Sequence[str] = (),
+    ) -> None:
         for row in rows:
             check_row(row)
-        if len(rows) == 1 and claim is None and snapshot is None:
+        if len(rows) == 1 and claim is None and snapshot is None and not taken:
             self._run(self._append_one, rows[0], again=self._append_one_again)
         elif rows:
-            self._run(self._append_all, rows, claim, snapshot, again=self._append_all_again)
+            self._run(self._append_all, rows, claim, snapshot, taken, again=self._append_all_again)
         else:
             fix = "Use change_thread() for a claim alone."
             raise ArgumentError(argument="rows", problem="there are none to append", fix=fix)
@@ -76,8 +83,15 @@ class SqlStore:
         if not database.insert(self._sql.append.text, (*row, row.thread_id, row.epoch)):
             raise _fenced(row)
 
-    def _append_all(self, database: Database, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None) -> None:
-        planned = list(self._plan(rows, claim, snapshot))
+    def _append_all(
+        self,
+        database: Database,
+        rows: Sequence[Row],
+        claim: Claim | None,
+        snapshot: bytes | None,
+        taken: Sequence[str],
+    ) -> None:
+        planned = list(self._plan(rows, claim, snapshot, taken))
         with database.transaction() as connection:
             with database.pipeline(connection):
                 connection.execute(database.begin)
@@ -87,7 +101,9 @@ class SqlStore:
                     raise _fenced(row)
             connection.execute("COMMIT")
 
-    def _plan(self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None) -> Iterator[tuple[Bound, Row]]:
+    def _plan(
+        self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None, taken: Sequence[str]
+    ) -> Iterator[tuple[Bound, Row]]:
         """What a transaction executes, and the row to name if that changes nothing."""
         last = rows[-1]
         if claim is not None:
@@ -96,6 +112,8 @@ class SqlStore:
             yield (self._sql.append.text, (*row, row.thread_id, row.epoch)), row
         if snapshot is not None:
             yield self._sql.put_snapshot.bind(thread_id=last.thread_id, step=last.step, state=snapshot), last
+        for signal in taken:
+            yield self._sql.take_signal.bind(thread_id=last.thread_id, id=signal), last
 
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
         return self._run(self._change_thread, thread_id, claim, again=self._change_thread_again)
@@ -104,6 +122,21 @@ class SqlStore:
         statement = self._sql.claim(thread_id, claim)
         with database.writer() as connection:
             return bool(connection.execute(*statement).rowcount == 1)
+
+    def send(self, signal: Signal) -> None:
+        check_id(signal.thread_id)
+        check_text("name", signal.name)
+        self._run(self._send, signal)
+
+    def _send(self, database: Database, signal: Signal) -> None:
+        with database.writer() as connection:
+            connection.execute(*self._sql.send.bind(**signal._asdict()))
+
+    def signals(self, thread_id: str) -> list[Signal]:
+        check_id(thread_id)
+        return [
+            Signal._make(found) for found in self._run(Database.fetch, *self._sql.signals.bind(thread_id=thread_id))
+        ]
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
@@ -120,13 +153,18 @@ class SqlStore:
     # refused although exactly this is stored, it was the first attempt that stored it.
 
     def _append_one_again(self, database: Database, row: Row) -> None:
-        self._append_all_again(database, [row], None, None)
+        self._append_all_again(database, [row], None, None, ())
 
     def _append_all_again(
-        self, database: Database, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None
+        self,
+        database: Database,
+        rows: Sequence[Row],
+        claim: Claim | None,
+        snapshot: bytes | None,
+        taken: Sequence[str],
     ) -> None:
         try:
-            self._append_all(database, rows, claim, snapshot)
+            self._append_all(database, rows, claim, snapshot, taken)
         except FencedError:
             last = rows[-1]  # it stands for all of them: they came in one transaction
             if self._batch(database, self._sql.rows, last.thread_id, last.step - 1, last.step, 1) != [last]:
@@ -311,12 +349,15 @@ class Statements:
         self.append = self._append()
         self.put_snapshot = self._put_snapshot()
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
-        tables = (threads, checkpoints, snapshots)
+        tables = (threads, checkpoints, snapshots, signals)
         self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
         self.newest_rows = self._page(newest_first=True)
         self.snapshot = self._snapshot()
+        self.send = self._made(self._insert(signals).on_conflict_do_nothing())
+        self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
+        self.take_signal = self._made(delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id)))
         self.threads = cache(self._threads)
         self._new_thread = cache(self._new_thread_with)
         self._change_thread = cache(self._change_thread_in)

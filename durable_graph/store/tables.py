@@ -48,6 +48,7 @@ threads = Table(
     Column("lease_owner", Text),
     Column("lease_since", Text),
     Column("lease_expires_at", Text),
+    Column("wake_at", Text),
     Column("created_at", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
@@ -61,6 +62,15 @@ snapshots = Table(
     Column("thread_id", Text, primary_key=True),
     Column("step", BigInteger, primary_key=True, autoincrement=False),
     Column("state", LargeBinary, nullable=False),
+)
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("thread_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("value", LargeBinary, nullable=False),
 )
 
 # Alembic's own table, in Alembic's shape, for files that get their schema without Alembic.

@@ -1,4 +1,4 @@
-"""The log, its threads and its snapshots.
+"""The log, its threads, their snapshots and signals.
 
 Number 0001, after nothing. Once released, never changed.
 """
@@ -41,6 +41,7 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.Text),
         sa.Column("lease_since", sa.Text),
         sa.Column("lease_expires_at", sa.Text),
+        sa.Column("wake_at", sa.Text),
         sa.Column("created_at", sa.Text, nullable=False),
         sa.Column("updated_at", sa.Text, nullable=False),
         sa.Column("metadata", sa.LargeBinary, nullable=False),
@@ -55,9 +56,18 @@ def upgrade() -> None:
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("thread_id", "step", name="pk_snapshots"),
     )
+    op.create_table(
+        "signals",
+        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("value", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("thread_id", "id", name="pk_signals"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("signals")
     op.drop_table("snapshots")
     op.drop_table("threads")
     op.drop_table("checkpoints")

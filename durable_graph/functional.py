@@ -1,0 +1,206 @@
+"""Durable calls inside a node (`@task`), and a workflow as one plain function (`@entrypoint`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, ParamSpec, TypeVar
+
+from durable_graph.codec import Codec, storable_types
+from durable_graph.compiled import CompiledGraph
+from durable_graph.core import runtime
+from durable_graph.core.channels import Channel
+from durable_graph.core.model import RECORDED, START, Graph, Node, RetryPolicy, Task, TimeoutPolicy, policy_of
+from durable_graph.core.planner import Position, Update
+from durable_graph.core.projection import View
+from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
+from durable_graph.errors import DrawingError
+from durable_graph.log import inherited, open_store
+from durable_graph.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Retry = RetryPolicy | Sequence[RetryPolicy] | None
+
+INPUT, RESULT, SAVED = "input", "result", "saved"  # the channels of an entrypoint
+
+
+class DurableTask(Generic[P, T]):
+    """A function whose result is recorded when a node calls it. Made by `@task`."""
+
+    def __init__(self, call: Callable[P, Any], name: str | None, retry: Retry, timeout: TimeoutPolicy | None) -> None:
+        functools.update_wrapper(self, call)
+        self.call = call
+        self.name = name or getattr(call, "__name__", type(call).__name__)
+        self.retry = (retry,) if isinstance(retry, RetryPolicy) else tuple(retry or ())
+        self.timeout = timeout
+        if timeout is not None and not is_coroutine(call):
+            raise DrawingError(
+                problem=f"the task {self.name!r} has a timeout but is no async function",
+                fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
+            )
+        runtime.calls_are_possible = True
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Begin the call. Returns a future: `.result()` in a plain node, `await` in an async one.
+
+        The result is committed before the future has it. When the node runs again, after a crash or an
+        interrupt, the call is not made again: the future has the recorded result at once. Raises CallError outside of a
+        node; the future raises what the function raised, which is not recorded.
+        """
+        caller = runtime.get_runtime()
+        assert caller._start is not None
+        number = caller._count("calls")
+        return caller._start(number, self.name, self.call, (args, kwargs), self.retry, self.timeout)
+
+
+def task(
+    function: Callable[P, Any] | None = None,
+    *,
+    name: str | None = None,
+    retry_policy: Retry = None,
+    timeout: float | timedelta | TimeoutPolicy | None = None,
+) -> Any:
+    """Make a function durable where a node or an entrypoint calls it: a finished call is never made again.
+
+    name: under which it is recorded. retry_policy: within the call. timeout: for an async function.
+    Calls run side by side; a node has to call its tasks in the same order each time it runs.
+    """
+
+    def decorate(call: Callable[P, Any]) -> DurableTask[P, Any]:
+        return DurableTask(call, name, retry_policy, policy_of(timeout))
+
+    return decorate if function is None else decorate(function)
+
+
+@dataclass(frozen=True, slots=True)
+class _Final(Generic[T]):
+    """What an entrypoint returns when it wants to keep something else than it answers."""
+
+    value: T
+    save: Any
+
+
+class entrypoint:
+    """A durable workflow as one plain function: `@entrypoint(checkpointer=...)`.
+
+    The function takes one argument, the input, and if it has parameters of these names `previous` (what the
+    last run on the thread returned, or saved with `entrypoint.final`), `config`, `runtime` and `writer`. What it
+    calls through `@task` functions is recorded; it may call `interrupt`. The decorated function is a CompiledGraph.
+    """
+
+    final = _Final
+
+    def __init__(
+        self,
+        checkpointer: str | Store | bool | None = None,
+        *,
+        name: str | None = None,
+        retry_policy: Retry = None,
+        timeout: float | timedelta | TimeoutPolicy | None = None,
+        types: Iterable[type[Any]] = (),
+        key: bytes | str | None = None,
+    ) -> None:
+        self._checkpointer = checkpointer
+        self._name = name
+        self._retry = (retry_policy,) if isinstance(retry_policy, RetryPolicy) else tuple(retry_policy or ())
+        self._timeout = policy_of(timeout)
+        self._types = types
+        self._key = key
+
+    def __call__(self, function: Callable[..., Any]) -> CompiledGraph[Any]:
+        name = self._name or function.__name__
+        if self._timeout is not None and not is_coroutine(function):
+            raise DrawingError(
+                problem=f"the entrypoint {name!r} has a timeout but is no async function",
+                fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
+            )
+        graph = _graph(name, function, self._retry, self._timeout)
+        hints = getattr(function, "__annotations__", {})
+        types = [*_types(hints), *self._types]
+        store = open_store(self._checkpointer)
+        return Workflow(
+            graph, store, Codec([*RECORDED, *types]), self._key, inherits=inherited(self._checkpointer), types=types
+        )
+
+
+def _types(hints: Mapping[str, Any]) -> list[type]:
+    found = {kind for hint in hints.values() for kind in storable_types(hint)}
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__qualname__))
+
+
+def _graph(name: str, function: Callable[..., Any], retry: Sequence[RetryPolicy], timeout: Any) -> Graph:
+    channels = {key: Channel(key) for key in (INPUT, RESULT, SAVED)}
+    whole = Schema(dict, channels, tuple(channels), lambda values: values)
+    given = Schema(dict, {INPUT: channels[INPUT]}, (INPUT,), lambda values: values)
+    nodes = {
+        START: Node(START, function, given, successors=(name,)),
+        name: Node(
+            name,
+            _update_of(function),
+            whole,
+            (*wanted_arguments(function), "runtime"),
+            retry=tuple(retry),
+            timeout=timeout,
+        ),
+    }
+    return Graph(name, nodes, channels, whole, given, whole, f"entrypoint {name}")
+
+
+def _update_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as a node: its input from the state, its answer into it."""
+    wants = wanted_arguments(function)
+
+    def arguments(state: dict[str, Any], extras: dict[str, Any]) -> dict[str, Any]:
+        given = {key: value for key, value in extras.items() if key in wants}
+        if "previous" in wants:
+            given["previous"] = state.get(SAVED)
+        return given
+
+    if is_coroutine(function):
+
+        async def acall(state: dict[str, Any], **extras: Any) -> dict[str, Any]:
+            return _answer(await function(state[INPUT], **arguments(state, extras)))
+
+        return acall
+
+    def call(state: dict[str, Any], **extras: Any) -> dict[str, Any]:
+        return _answer(function(state[INPUT], **arguments(state, extras)))
+
+    return call
+
+
+def _answer(answer: Any) -> dict[str, Any]:
+    if isinstance(answer, _Final):
+        return {RESULT: answer.value, SAVED: answer.save}
+    return {RESULT: answer, SAVED: answer}
+
+
+class Workflow(CompiledGraph[Any]):
+    """What `@entrypoint` makes: a CompiledGraph that takes and shows plain values instead of a state."""
+
+    def __init__(
+        self, graph: Graph, store: Store | None, codec: Codec, key: Any = None, *rest: Any, **more: Any
+    ) -> None:
+        super().__init__(graph, store, codec, key, *rest, **more)
+        self._view = _PlainView()
+
+    def _accepts(self, value: Any) -> Any:
+        return value if value is None else {INPUT: value}
+
+
+class _PlainView(View):
+    """Shows the result where a graph shows its state."""
+
+    def values(self, position: Position) -> Any:
+        return super().values(position).get(RESULT)
+
+    def update(self, update: Update) -> Any:
+        shown = super().update(update)
+        return shown.get(RESULT) if isinstance(shown, dict) else shown
+
+    def input(self, task: Task, position: Position) -> Any:
+        shown = super().input(task, position)
+        return shown[INPUT] if isinstance(shown, dict) and INPUT in shown else shown

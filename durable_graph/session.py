@@ -1,0 +1,262 @@
+"""One call of a graph, from its arguments to its driver; and what changes when the caller is a node of another graph.
+
+A graph that is called from a node, or is one, is a subgraph: its run is a thread of its own in the database of the
+graph above, named after the task it runs in. That makes it durable by itself. When the node runs again, after a
+crash or an answer, it finds its subgraph's thread and goes on there, or takes its result if that had ended.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any, TypedDict
+
+from durable_graph import drivers, leases
+from durable_graph.codec import Codec
+from durable_graph.core import runtime
+from durable_graph.core.config import PLACES, CallConfig, read_config
+from durable_graph.core.effects import Emission, Recorded
+from durable_graph.core.model import Command, Graph
+from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrupts
+from durable_graph.core.run import Call, Run
+from durable_graph.core.runtime import Runtime
+from durable_graph.drivers import Show, adrive, drive
+from durable_graph.errors import ArgumentError, GraphInterrupt, ParentCommand
+from durable_graph.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a compiled graph is made of."""
+
+    graph: Graph
+    codec: Codec
+    store: Store | None
+    key: bytes | None
+    view: View
+    inherits: bool | None  # as a subgraph: None a new thread for each call, True one for all, False none
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What the graphs below need to know of the call above them."""
+
+    store: Store | None
+    key: bytes | None
+    shaper: Shaper  # of the outermost consumer
+    ns: tuple[str, ...]
+
+
+class Options(TypedDict, total=False):
+    """What `stream`, `invoke` and their async forms take besides input, config and stream_mode.
+
+    Names and meaning are LangGraph's.
+    """
+
+    context: Any  # what nodes find as `runtime.context`; not recorded
+    interrupt_before: Sequence[str] | None  # nodes before which to pause, instead of compile's; "*" for all
+    interrupt_after: Sequence[str] | None
+    subgraphs: bool  # also show what happens in subgraphs, with a namespace in front
+    output_keys: str | Sequence[str] | None  # of the state and of updates show only these keys
+    version: str  # "v2": every chunk is {"type", "ns", "data"}
+    print_mode: str | Sequence[str]  # modes to print as well
+    debug: bool | None  # print the mode "debug"
+    durability: str | None  # accepted; every step is always committed before it is shown
+
+
+class Session:
+    """One call, checked when it is made and begun when it is driven."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        given: CallConfig,
+        shaper: Shaper,
+        show: Show | None = None,
+        options: Options | None = None,
+        **settings: Any,
+    ) -> None:
+        options = _checked(options or {})
+        keys = options.get("output_keys")
+        if keys is not None:
+            parts = replace(parts, view=parts.view.only(keys))
+        if parts.store is None and runtime.current.get() is None and (given.thread_id or given.step is not None):
+            raise ArgumentError(
+                argument="thread_id",
+                problem="this graph has no checkpointer, so there are no threads",
+                fix="Compile with a database to keep steps, or leave the thread_id out.",
+            )
+        caller = runtime.current.get()
+        self._caller = caller if caller is not None and _is_below(caller, parts, given) else None
+        self._parts = parts if self._caller is None else _placed(parts, self._caller)
+        self._given = given if self._caller is None else replace(given, thread_id=self._thread_id(self._caller))
+        self._shaper = shaper
+        self._own_show = show or (lambda it: shaper.show(parts.view, (), it))
+        self._printer = Shaper(options.get("print_mode") or (["debug"] if options.get("debug") else ()))
+        self._settings = {
+            **settings,
+            "context": options.get("context"),
+            "interrupt_before": _nodes(options.get("interrupt_before"), parts.graph.interrupt_before),
+            "interrupt_after": _nodes(options.get("interrupt_after"), parts.graph.interrupt_after),
+        }
+        self.run: Run
+
+    # --- driving ------------------------------------------------------------------------------
+
+    def sync(self) -> Iterator[Any]:
+        """The call as a generator. The outcome is in `run` afterwards."""
+        owner = leases.hold(str(uuid.uuid4()))
+        try:
+            yield from drive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
+        finally:
+            leases.let_go(owner)
+        self._speak_up()
+
+    async def asynchronous(self) -> AsyncIterator[Any]:
+        """The same for asyncio."""
+        owner = leases.hold(str(uuid.uuid4()))
+        try:
+            run = adrive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
+            async with aclosing(run) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        finally:
+            leases.let_go(owner)
+        self._speak_up()
+
+    @property
+    def _live(self) -> bool:
+        """Whether something has to get out while a node runs: then even a single one runs beside us."""
+        above = self._link.shaper
+        modes = {*self._shaper.modes, *above.modes}
+        return "custom" in modes or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+
+    @property
+    def _workers(self) -> int | None:
+        return self._given.max_concurrency
+
+    def _begin(self, owner: str) -> Run:
+        parts, given, caller = self._parts, self._given, self._caller
+        thread_id = given.thread_id or str(uuid.uuid4())
+        call = Call(
+            thread_id=thread_id,
+            run_id=owner.rpartition("/")[2],
+            step=given.step,
+            config=given.for_nodes(thread_id),
+            recorded=given.recorded(),
+            recursion_limit=given.recursion_limit,
+            announce=bool(ANNOUNCED & {*self._shaper.modes, *self._link.shaper.modes}),
+            link=self._link,
+            now=lambda: drivers.clock(),
+            owner=owner,
+            alive=leases.alive,
+            **self._settings,
+        )
+        if caller is not None:
+            call = _below(call, caller)
+        self.run = Run(parts.graph, parts.codec if parts.store is not None else None, parts.key, call)
+        return self.run
+
+    @property
+    def _link(self) -> Link:
+        if self._caller is None:
+            return Link(self._parts.store, self._parts.key, self._shaper, ())
+        above: Link = self._caller._link
+        return replace(above, ns=(*above.ns, f"{self._caller.node}:{self._caller.task}"))
+
+    # --- as a subgraph ------------------------------------------------------------------------
+
+    def _thread_id(self, caller: Runtime[Any]) -> str:
+        if self._parts.inherits is True:
+            return f"{caller.thread_id}/{caller.node}"
+        return f"{caller.thread_id}/{caller.task}/{caller._count('graphs')}"
+
+    def _show(self, it: Emission) -> Sequence[Any]:
+        if self._caller is not None:
+            link = self._link
+            step = it.row.step if isinstance(it, Recorded) and self._parts.store is not None else None
+            chunks = link.shaper.show(self._parts.view, link.ns, it)
+            if step is not None or chunks:
+                self._caller._below(self._given.thread_id, step, chunks)
+        for chunk in self._printer.show(self._parts.view, (), it):
+            print(chunk)  # noqa: T201 - that is what print_mode asks for
+        return list(self._own_show(it))
+
+    def _speak_up(self) -> None:
+        """A subgraph that ended with a question or a command tells the graph above."""
+        if self._caller is None:
+            return
+        position = self.run.position
+        if position.command is not None:
+            raise ParentCommand(Command(update=position.command["update"], goto=position.command["goto"]))
+        if position.questions or position.paused:
+            raise GraphInterrupt(open_interrupts(position), below=True)
+
+
+def given_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> CallConfig:
+    """The config of a call. In a node, what it does not say is taken from the run above; all but the thread."""
+    caller = runtime.current.get()
+    if caller is None:
+        return read_config(config, base)
+    configurable = {key: value for key, value in caller.config["configurable"].items() if key not in PLACES}
+    return read_config(config, {**caller.config, **(base or {}), "configurable": configurable})
+
+
+def _checked(options: Options) -> Options:
+    for name in options:
+        if name not in Options.__annotations__:
+            raise ArgumentError(
+                argument=name,
+                problem="there is no such argument",
+                fix=f"Known: {', '.join(sorted(Options.__annotations__))}",
+            )
+    return options
+
+
+def _nodes(wanted: Sequence[str] | None, compiled: frozenset[str]) -> frozenset[str]:
+    if wanted is None:
+        return compiled
+    return frozenset([wanted] if isinstance(wanted, str) else wanted)
+
+
+def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:
+    """Whether this call is a subgraph's: made in a node, and not for a thread of its own."""
+    if parts.inherits is False:
+        return False
+    return given.thread_id is None or given.thread_id == caller.thread_id
+
+
+def _placed(parts: Parts, caller: Runtime[Any]) -> Parts:
+    link: Link = caller._link
+    return replace(parts, store=link.store, key=link.key)
+
+
+def _below(call: Call, caller: Runtime[Any]) -> Call:
+    task = f"{caller.thread_id}/{caller.task}"
+    return replace(
+        call,
+        task=task,
+        parent=(caller.thread_id, caller.step),
+        answers=caller._answers,
+        recorded={**call.recorded, "task": task},
+        context=caller.context if call.context is None else call.context,
+    )
+
+
+class Subgraph:
+    """A compiled graph as a node of another: takes what it knows of the state above, gives back what that knows."""
+
+    def __init__(self, graph: Any, keys: Mapping[str, Any]) -> None:
+        self.graph = graph  # a CompiledGraph
+        self._keys = keys
+
+    def __call__(self, state: Any) -> dict[str, Any]:
+        return self._known(self.graph.invoke(state))
+
+    async def acall(self, state: Any) -> dict[str, Any]:
+        return self._known(await self.graph.ainvoke(state))
+
+    def _known(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in values.items() if key in self._keys}
