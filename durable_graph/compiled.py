@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, Unpack
 from durable_graph import drivers
 from durable_graph.codec import Codec
 from durable_graph.core.channels import detached
+from durable_graph.core.config import merged
 from durable_graph.core.effects import Recorded
 from durable_graph.core.model import Command, Graph, Task
 from durable_graph.core.picture import Picture, picture_of
@@ -51,7 +52,7 @@ class CompiledGraph(Log, Generic[StateT]):
         self._codec = codec
         self._config = config
         self._inherits = inherits
-        self._view = View(graph.output.keys, self._node_input)
+        self._view = View(tuple(graph.channels), self._node_input)
         self.types = tuple(types)  # that its states may hold, for the codec of a graph above it
 
     @property
@@ -61,7 +62,13 @@ class CompiledGraph(Log, Generic[StateT]):
     def with_config(self, config: Config) -> CompiledGraph[StateT]:
         """The same graph with these settings under those of each call."""
         return type(self)(
-            self._graph, self._store, self._codec, self._key, config, inherits=self._inherits, types=self.types
+            self._graph,
+            self._store,
+            self._codec,
+            self._key,
+            merged(self._config or {}, config),
+            inherits=self._inherits,
+            types=self.types,
         )
 
     # --- running ------------------------------------------------------------------------------
@@ -286,7 +293,8 @@ class CompiledGraph(Log, Generic[StateT]):
         """What `invoke` returns: the state, with the open questions if there are any."""
         position = session.run.position
         asked = list(open_interrupts(position))
-        values: Any = self._view.values(position)  # of an entrypoint it need not be a dict
+        view = self._view.only(self._graph.output.keys)
+        values: Any = view.values(position)  # of an entrypoint it need not be a dict
         return {**(values if isinstance(values, dict) else {}), INTERRUPT: asked} if asked else values
 
     def _fork_effects(self, config: Config, to: str) -> Effects:

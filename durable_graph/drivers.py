@@ -139,7 +139,7 @@ class _Threads:
             self._submit(self._pool, job)
 
     def _submit(self, pool: Executor, job: Job) -> None:
-        job.tell, job.spawn = self._arrived.put, self._spawn
+        job.tell, job.spawn, job.recall = self._arrived.put, self._spawn, _settled_future
         self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
 
     def _spawn(self, call: Job) -> Future[Any]:
@@ -148,10 +148,12 @@ class _Threads:
         with self._lock:
             if self._calls is None:
                 self._calls = ThreadPoolExecutor(CALLS, "durable_graph_call")
-            self._replies.add(call.reply)
+            reply: Future[Any] = Future()
+            call.reply = reply
+            self._replies.add(reply)
         self._arrived.put(Spawned(call))
         self._submit(self._calls, call)
-        return call.reply
+        return reply
 
     def _work(self, job: Job) -> None:
         if job.delay:
@@ -205,6 +207,12 @@ class _Threads:
         self._pool.shutdown()
         if self._calls is not None:
             self._calls.shutdown()
+
+
+def _settled_future(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future
 
 
 def delay_of(job: Job) -> float:
@@ -370,6 +378,7 @@ class _Tasks:
         self._begun.add(job)
         loop = asyncio.get_running_loop()
         job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
+        job.recall = partial(self._recall, loop)
         started = clock()
         try:
             result = await self._steps(job)
@@ -426,12 +435,18 @@ class _Tasks:
 
     def _spawn(self, loop: asyncio.AbstractEventLoop, call: Job) -> Any:
         """Called by a node: an async one gets something to await, a plain one, in its thread, a future to wait for."""
-        self._replies.add(call.reply)
+        reply: Future[Any] = Future()
+        call.reply = reply
+        self._replies.add(reply)
         if _runs_here(loop):
             self._begin_call(call)
-            return asyncio.wrap_future(call.reply)
+            return asyncio.wrap_future(reply)
         loop.call_soon_threadsafe(self._begin_call, call)
-        return call.reply
+        return reply
+
+    def _recall(self, loop: asyncio.AbstractEventLoop, value: Any) -> Any:
+        future = _settled_future(value)
+        return asyncio.wrap_future(future) if _runs_here(loop) else future
 
     def _begin_call(self, call: Job) -> None:
         self._put(Spawned(call))

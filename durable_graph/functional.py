@@ -185,7 +185,7 @@ class Workflow(CompiledGraph[Any]):
         self, graph: Graph, store: Store | None, codec: Codec, key: Any = None, *rest: Any, **more: Any
     ) -> None:
         super().__init__(graph, store, codec, key, *rest, **more)
-        self._view = _PlainView()
+        self._view = _PlainView(tuple(graph.channels))
 
     def _accepts(self, value: Any) -> Any:
         return value if value is None else {INPUT: value}

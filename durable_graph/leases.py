@@ -13,6 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 _held: set[str] = set()  # owners of the runs of this very process
+_dropped: dict[
+    str, str
+] = {}  # of these, async ones that nobody iterates any more and that are about to end: their threads
 _lock = threading.Lock()
 
 
@@ -27,6 +30,18 @@ def hold(run_id: str) -> str:
 def let_go(owner: str) -> None:
     with _lock:
         _held.discard(owner)
+        _dropped.pop(owner, None)
+
+
+def drop(owner: str, thread_id: str) -> None:
+    """The consumer of this run is gone without closing it; asyncio is going to."""
+    if owner in _held:
+        _dropped[owner] = thread_id
+
+
+def is_ending(thread_id: str) -> bool:
+    """Whether a run of this thread was dropped here and has not ended yet."""
+    return thread_id in _dropped.values()
 
 
 def alive(owner: str) -> bool:

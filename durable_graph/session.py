@@ -7,8 +7,9 @@ crash or an answer, it finds its subgraph's thread and goes on there, or takes i
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -102,6 +103,7 @@ class Session:
             "interrupt_after": _nodes(options.get("interrupt_after"), parts.graph.interrupt_after),
         }
         self.run: Run
+        self.owner = ""  # of the lease, once an async call has begun
 
     # --- driving ------------------------------------------------------------------------------
 
@@ -114,9 +116,14 @@ class Session:
             leases.let_go(owner)
         self._speak_up()
 
-    async def asynchronous(self) -> AsyncIterator[Any]:
+    def asynchronous(self) -> AsyncIterator[Any]:
         """The same for asyncio."""
-        owner = leases.hold(str(uuid.uuid4()))
+        return _Stream(self)
+
+    async def _asynchronous(self) -> AsyncGenerator[Any, None]:
+        while self._given.thread_id is not None and leases.is_ending(self._given.thread_id):
+            await asyncio.sleep(0.001)  # `async for ...: break` closes the iterator a moment later
+        owner = self.owner = leases.hold(str(uuid.uuid4()))
         try:
             run = adrive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
             async with aclosing(run) as chunks:
@@ -243,6 +250,28 @@ def _below(call: Call, caller: Runtime[Any]) -> Call:
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,
     )
+
+
+class _Stream:
+    """An async generator that says when it is dropped: then asyncio closes it, but only in a moment."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._chunks = session._asynchronous()
+
+    def __aiter__(self) -> _Stream:
+        return self
+
+    def __anext__(self) -> Awaitable[Any]:
+        return self._chunks.__anext__()
+
+    async def aclose(self) -> None:
+        await self._chunks.aclose()
+
+    def __del__(self) -> None:
+        session = self._session
+        if session.owner and session._given.thread_id is not None:
+            leases.drop(session.owner, session._given.thread_id)
 
 
 class Subgraph:

@@ -44,6 +44,7 @@ def values(**changed: Any) -> dict[str, Any]:
         "lease_owner": "me",
         "lease_since": "2026-01-01T00:00:00.000000Z",
         "lease_expires_at": "2026-01-01T00:01:00.000000Z",
+        "wake_at": None,
         "created_at": "2026-01-01T00:00:00.000000Z",
         "updated_at": "2026-01-01T00:00:00.000000Z",
         "metadata": b"{}",

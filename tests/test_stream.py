@@ -4,6 +4,7 @@ Point 16, what the stream costs, is measured in `tests/benchmarks`.
 """
 
 import asyncio
+import gc
 import inspect
 import operator
 import threading
@@ -16,7 +17,7 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 
-from durable_graph import END, START, Command, Overwrite, Send, StateGraph, StreamEvent, get_stream_writer
+from durable_graph import END, START, CallError, Command, Overwrite, Send, StateGraph, StreamEvent, get_stream_writer
 from tests.graphs import (
     MODES,
     PATIENCE,
@@ -384,6 +385,31 @@ def test_11_custom_events_nobody_asked_for_are_recorded(run: Runner) -> None:
     assert run.replay(graph, config, stream_mode="custom") == [{"from": "a"}]
 
 
+def test_11_a_writer_is_of_no_use_once_its_node_has_ended(run: Runner) -> None:
+    """Its task's row is committed: what came now could not be recorded. It is refused, and nobody waits for ever."""
+    kept: list[Any] = []
+    refused: list[BaseException] = []
+
+    def too_late() -> None:
+        with pytest.raises(CallError) as caught:
+            kept[0]("too late")
+        refused.append(caught.value)
+
+    def a(state: State, writer: Any) -> None:
+        kept.append(writer)
+        writer("in time")
+
+    graph, config = run.compile(chain(run, Calls(), "ab", a=a, b=lambda state: too_late())), new_thread()
+    live = run.stream(graph, {"log": []}, config, stream_mode=["custom", "updates"])
+    assert live == [("custom", "in time"), ("updates", {"a": None}), ("updates", {"b": None})]
+    assert run.replay(graph, config, stream_mode=["custom", "updates"]) == live
+    after_the_run = threading.Thread(target=too_late, daemon=True)
+    after_the_run.start()
+    after_the_run.join(PATIENCE)
+    assert not after_the_run.is_alive()
+    assert len(refused) == 2
+
+
 def test_11_many_custom_events_do_not_pile_up(database_url: str) -> None:
     """A plain function that sends faster than the consumer takes has to wait."""
     run, sent, ahead = Runner("sync", database_url), [], []
@@ -691,6 +717,7 @@ def test_15_memory_stays_flat(where: str, way: str, steps: int, tmp_path: Path) 
 
     def measure(event: dict[str, Any]) -> None:
         if (number := event["count"]["n"]) in marks:
+            gc.collect()  # what only waits for its turn is no growth
             held[number] = tracemalloc.get_traced_memory()[0]
 
     with Runner(way, url) as run:

@@ -108,8 +108,8 @@ class Values(dict[str, Any]):
     def reduce(self, key: str, operation: str, writes: Iterable[Any]) -> None:
         """Apply a recorded operation. Never calls anything but the functions of `OPERATIONS`."""
         for write in writes:
-            if isinstance(write, Overwrite) or key not in self:
-                self.set(key, write.value if isinstance(write, Overwrite) else write)
+            if key not in self:
+                self.set(key, write)
             elif key in self._own:
                 self[key] = _IN_PLACE[operation][type(self[key])](self[key], write)
             else:
@@ -126,21 +126,28 @@ def replayable(channel: Channel, old: Any, writes: list[Any]) -> bool:
     if channel.operation is None:
         return False
     allowed = OPERATIONS[channel.operation][0]
-    values = [] if old is MISSING else [old]
-    values += [write.value if isinstance(write, Overwrite) else write for write in writes]
+    if overwritten(writes) is not None:
+        return True
+    values = [*writes] if old is MISSING else [old, *writes]
     return all(allowed(values[0], value) for value in values)
 
 
 def reduced(channel: Channel, old: Any, writes: list[Any]) -> Any:
     """Call the channel's own reducer over the writes; raises whatever it raises."""
     assert channel.reducer is not None
-    value = old
+    last = overwritten(writes)
+    if last is not None:
+        return last.value
+    # a reducer of the user's may change its first argument, which is the live state
+    value = old if channel.operation else detached(old)
     for write in writes:
-        if isinstance(write, Overwrite):
-            value = write.value
-        else:
-            value = write if value is MISSING else channel.reducer(value, write)
+        value = write if value is MISSING else channel.reducer(value, write)
     return value
+
+
+def overwritten(writes: Iterable[Any]) -> Overwrite | None:
+    """The Overwrite among the writes of one superstep, if there is one: it stands for all of them."""
+    return next((write for write in writes if type(write) is Overwrite), None)
 
 
 # --- copies -----------------------------------------------------------------------------------
@@ -161,4 +168,7 @@ def detached(value: Any) -> Any:
         return tuple([detached(item) for item in value])
     if kind is set:
         return set(value)  # elements are hashable, thus meant not to change
-    return copy.deepcopy(value)
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # what cannot be copied is refused by the codec, with its key path; without a log it may stay
+        return value

@@ -60,8 +60,8 @@ class CallConfig:
 
 def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None = None) -> CallConfig:
     """Raises ArgumentError for unknown keys and wrong types, naming the key."""
-    given = _merged(base or {}, config or {})
-    configurable = dict(given.get("configurable") or {})
+    given = merged(base or {}, config or {})
+    configurable = dict(_mapping(given, "configurable"))
     for key in PLACES & given.keys():
         configurable[key] = given[key]
     return CallConfig(
@@ -69,14 +69,23 @@ def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None
         step=_step(configurable),
         configurable=configurable,
         metadata=_mapping(given, "metadata"),
-        tags=tuple(given.get("tags") or ()),
+        tags=_tags(given.get("tags")),
         run_name=given.get("run_name"),
         recursion_limit=_positive(given, "recursion_limit") or DEFAULT_RECURSION_LIMIT,
         max_concurrency=_positive(given, "max_concurrency"),
     )
 
 
-def _merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _tags(tags: Any) -> tuple[str, ...]:
+    if not isinstance(tags, list | tuple | set | frozenset | None) or not all(
+        isinstance(tag, str) for tag in tags or ()
+    ):
+        raise _wrong("config['tags']", f"expected a list of texts, got {tags!r}", "Give a list")
+    return tuple(tags or ())
+
+
+def merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` over `base`: what lies under `configurable` and `metadata` key by key, tags one after the other."""
     if not isinstance(config, Mapping):
         raise _wrong("config", f"expected a dict, got {type(config).__name__}", "Give {'thread_id': ...}")
     unknown = config.keys() - _TOP - PLACES
@@ -86,11 +95,13 @@ def _merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any
             "there is no such setting",
             f"Values of your own go under 'configurable'. Known: {', '.join(sorted(_TOP | PLACES))}",
         )
-    merged = {**base, **config}
+    both = {**base, **config}
     for key in ("configurable", "metadata"):
         if key in base and key in config:
-            merged[key] = {**_mapping(base, key), **_mapping(config, key)}
-    return merged
+            both[key] = {**_mapping(base, key), **_mapping(config, key)}
+    if "tags" in base and "tags" in config:
+        both["tags"] = [*_tags(base["tags"]), *_tags(config["tags"])]
+    return both
 
 
 def _mapping(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:

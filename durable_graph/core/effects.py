@@ -16,8 +16,7 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
 from durable_graph.core.planner import Body, Position
@@ -48,6 +47,14 @@ class Invoke(NamedTuple):
     timeout: TimeoutPolicy | None = None
 
 
+class Reply(Protocol):
+    """The part of a future that the run uses."""
+
+    def set_result(self, result: Any, /) -> None: ...
+
+    def set_exception(self, error: BaseException, /) -> None: ...
+
+
 class Job:
     """One attempt of a task, ready to run."""
 
@@ -58,10 +65,12 @@ class Job:
         "below",
         "custom",
         "delay",
+        "ended",
         "failures",
         "handler",
         "jitter",
         "parent",
+        "recall",
         "reply",
         "retry",
         "spawn",
@@ -77,6 +86,7 @@ class Job:
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
+        self.ended = False  # its node has returned or raised
         self.custom: list[Any] = []  # what the row will record of the custom events
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
         self.tell: Callable[[Arrival], None]  # set by the driver: brings something to `Next` while the job runs
@@ -85,9 +95,10 @@ class Job:
         self.again: Callable[[int], Job]  # the same, as this attempt
         self.handler: str | None = None  # node that takes over
         # a node calls functions decorated with @task as jobs of their own:
-        self.spawn: Callable[[Job], Future[Any]]  # set by the driver
+        self.spawn: Callable[[Job], Any]  # set by the driver: begins a call, returns a future of its result
+        self.recall: Callable[[Any], Any]  # set by the driver: a future that has this result
         self.parent: Job | None = None
-        self.reply: Future[Any]  # of such a call: its result, once that is durable
+        self.reply: Reply  # of such a call, made by `spawn`: takes the result once that is durable
 
 
 def _nobody() -> None:

@@ -52,6 +52,7 @@ def run_node(
             goto = goto + (yield from _routes(graph, position, node, update, given, runtime))
         return update, goto
     finally:
+        job.ended = True
         current.reset(token)
 
 

@@ -32,10 +32,10 @@ A row with `next` is a barrier.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from durable_graph.core.channels import MISSING, Overwrite, Values, detached, reduced, replayable
+from durable_graph.core.channels import MISSING, Overwrite, Values, detached, overwritten, reduced, replayable
 from durable_graph.core.model import (
     END,
     START,
@@ -72,6 +72,7 @@ class Position:
     __slots__ = (
         "answers",
         "attempts",
+        "begun",
         "calls",
         "command",
         "created_at",
@@ -120,6 +121,7 @@ class Position:
         self.questions: dict[str, list[Question]] = {}  # open ones, by task
         self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
         self.calls: dict[str, dict[int, tuple[str, Any]]] = {}  # @tasks called by unfinished ones: name, result
+        self.begun = False  # a run may have begun these tasks
         self.paused = False  # stopped before or after a node since the last barrier, as was asked for
         self.command: Mapping[str, Any] | None = None  # for the graph above, which ended this subgraph's run
         self.joins: dict[str, list[str]] = {}
@@ -199,6 +201,7 @@ class Position:
         paused = self.paused
         self._plan(row, body)
         self.paused = paused  # who paused has looked: an update is why one pauses
+        self.begun = False
         return changed
 
     def _error(self, row: Any, body: Body) -> bool:
@@ -218,10 +221,10 @@ class Position:
 
     def _resume(self, row: Any, body: Body) -> bool:
         # a task that had begun and has neither a result nor an error or interrupt row may have run: count it
-        for task in self.pending:
+        for task in self.pending if self.begun else ():
             if task.id not in self.errors and task.id not in self.questions:
                 self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
-        self.errors = {}
+        self.errors, self.begun = {}, True
         self._answer(body.get("answers"))
         if row.step != row.parent_step + 1:
             self._branch(row.step)
@@ -264,27 +267,27 @@ class Position:
         self.attempts = {}
 
     def _fork(self, row: Any, body: Body) -> bool:
+        self.begun = False
         return False
 
     def _merge(self, updates: Sequence[Update], body: Body) -> bool:
         operations, results = body.get("apply", _NOTHING), body.get("results", _NOTHING)
-        changed = False
-        for update in updates:
-            for key, value in pairs(update):
-                changed = True
-                if key in results:
-                    continue
-                if key in operations:
-                    self.values.reduce(key, operations[key], (value,))
-                else:
-                    self.values.set(key, value.value if type(value) is Overwrite else value)
+        written = _by_key(updates)
+        for key, writes in written.items():
+            if key in results:
+                continue
+            whole = overwritten(writes)
+            if whole is None and key in operations:
+                self.values.reduce(key, operations[key], writes)
+            else:
+                self.values.set(key, writes[-1] if whole is None else whole.value)
         for key, value in results.items():
             self.values.set(key, value)
-            changed = True
-        return changed
+        return bool(written or results)
 
     def _plan(self, row: Any, body: Body) -> None:
         self.superstep = row.superstep
+        self.begun = True
         self.command = body.get("parent")
         self.tasks = planned(row, body["next"])
         self.joins = body.get("joins", {})
@@ -365,7 +368,7 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
             goto += _targets(part.goto)
             part = part.update
         if part is not None:
-            updates.append(_mapping(graph, f"Node {node!r}", part))
+            updates += _mappings(graph, f"Node {node!r}", part)
     return _folded([check_update(graph, f"Node {node!r}", update) for update in updates]), goto
 
 
@@ -395,13 +398,18 @@ def _check_value(graph: Graph, where: str, key: str, value: Any) -> None:
         ) from error
 
 
-def _mapping(graph: Graph, where: str, value: Any) -> Mapping[str, Any]:
+def _mappings(graph: Graph, where: str, value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, list | tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
-        value = dict(value)  # LangGraph takes pairs in Command(update=...)
+        return [{key: item} for key, item in value]  # LangGraph takes pairs in Command(update=...)
     update = as_mapping(value, graph.channels)
     if update is None:
         raise _not_an_update(where, value)
-    return update
+    return [update]
+
+
+def _given(graph: Graph, where: str, value: Any) -> Update:
+    """An update from outside of a node, checked."""
+    return _folded([check_update(graph, where, update) for update in _mappings(graph, where, value)])
 
 
 def _not_an_update(where: str, value: Any) -> InvalidUpdateError:
@@ -439,7 +447,7 @@ def check_targets(graph: Graph, source: str, targets: Sequence[Any]) -> Goto:
         name = target.node if isinstance(target, Send) else target
         if isinstance(target, Send) and name == END:
             raise _no_target(graph, source, "a Send cannot go to END")
-        if name != END and (name not in graph.nodes or name == START):
+        if not isinstance(name, str) or (name != END and (name not in graph.nodes or name == START)):
             raise _no_target(graph, source, f"there is no node {name!r}")
     return [Send(t.node, detached(t.arg)) if isinstance(t, Send) else t for t in targets if t != END]
 
@@ -462,11 +470,18 @@ def answer_of(graph: Graph, source: str, branch: Branch, answer: Any) -> Goto:
         return check_targets(graph, source, answers)
     targets = []
     for item in answers:
-        if not isinstance(item, Send) and item not in branch.ends:
+        if not isinstance(item, Send) and not _is_answer(branch.ends, item):
             known = ", ".join(map(repr, branch.ends))
             raise _no_target(graph, source, f"the router {branch.name!r} answered {item!r}, its path map has {known}")
         targets.append(item if isinstance(item, Send) else branch.ends[item])
     return check_targets(graph, source, targets)
+
+
+def _is_answer(ends: Mapping[Hashable, str], answer: Any) -> bool:
+    try:
+        return answer in ends
+    except TypeError:  # unhashable
+        return False
 
 
 def router_state(graph: Graph, values: Values, update: Update) -> dict[str, Any]:
@@ -478,7 +493,7 @@ def router_state(graph: Graph, values: Values, update: Update) -> dict[str, Any]
         channel = graph.channels[key]
         last = writes[-1]
         state[key] = (
-            reduced(channel, state.get(key, MISSING), writes)
+            _reduced(key, channel, state.get(key, MISSING), writes)
             if channel.reducer is not None
             else (last.value if isinstance(last, Overwrite) else last)
         )
@@ -531,18 +546,32 @@ def check_conflicts(graph: Graph, position: Position, task: Task, update: Update
     """A key without a reducer takes one write in a superstep."""
     mine = _by_key([update])
     for key, writes in mine.items():
-        if graph.channels[key].reducer is None and len(writes) > 1:
-            raise _conflict(key, task.node, task.node)
+        if len(writes) > 1 and _once(graph, key, writes):
+            raise _conflict(graph, key, task.node, task.node)
     if len(position.tasks) == 1:
         return
     nodes = {other.id: other.node for other in position.tasks}
     for other_id, other in position.done.items():
-        for key, _ in pairs(other):
-            if key in mine and key in graph.channels and graph.channels[key].reducer is None:
-                raise _conflict(key, task.node, nodes[other_id])
+        for key, write in pairs(other):
+            if key in mine and _once(graph, key, [write, *mine[key]]):
+                raise _conflict(graph, key, task.node, nodes[other_id])
 
 
-def _conflict(key: str, node: str, other: str) -> InvalidUpdateError:
+def _once(graph: Graph, key: str, writes: Sequence[Any]) -> bool:
+    """Whether these writes of one superstep exclude each other: without a reducer, or each meant to be the whole."""
+    channel = graph.channels.get(key)
+    if channel is None:
+        return False
+    return channel.reducer is None or sum(type(write) is Overwrite for write in writes) > 1
+
+
+def _conflict(graph: Graph, key: str, node: str, other: str) -> InvalidUpdateError:
+    if graph.channels[key].reducer is not None:
+        return InvalidUpdateError(
+            where=f"Node {node!r}",
+            problem=f"{key!r} gets two Overwrites in one superstep (the other one is by {other!r})",
+            fix="Let one of them overwrite the key.",
+        )
     return InvalidUpdateError(
         where=f"Node {node!r}",
         problem=f"{key!r} is written twice in one superstep (the other write is by {other!r})",
@@ -717,7 +746,7 @@ def command_body(graph: Graph, position: Position, command: Command[Any]) -> Bod
     if command.resume is not None:
         body["answers"] = _answers(position, command.resume)
     if command.update is not None:
-        update = check_update(graph, "Command.update", _mapping(graph, "Command.update", command.update))
+        update = _given(graph, "Command.update", command.update)
         body["update"] = update
         reduce_into(graph, position.values, [update], body)
     targets = check_targets(graph, "Command.goto", _targets(command.goto))
@@ -758,4 +787,4 @@ def accept_update(graph: Graph, value: Any) -> Update:
     """The update that was given to update_state; raises InvalidUpdateError for what is none."""
     if value is None:
         return None
-    return check_update(graph, "update_state", _mapping(graph, "update_state", value))
+    return _given(graph, "update_state", value)

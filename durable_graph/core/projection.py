@@ -41,7 +41,7 @@ class View:
 
     def only(self, keys: str | Sequence[str]) -> View:
         """The same, showing fewer keys."""
-        return View((keys,) if isinstance(keys, str) else tuple(keys), self._inputs)
+        return type(self)((keys,) if isinstance(keys, str) else tuple(keys), self._inputs)
 
     def values(self, position: Position) -> dict[str, Any]:
         values = position.values
@@ -276,9 +276,9 @@ ANNOUNCED = frozenset({"tasks", "debug"})  # modes that show tasks before they r
 
 def check_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
     """The modes asked for, in the order in which a row's chunks come; raises ArgumentError for an unknown one."""
-    wanted = (modes,) if isinstance(modes, str) else tuple(modes)
+    wanted = tuple(modes) if isinstance(modes, list | tuple | set | frozenset) else (modes,)
     for mode in wanted:
-        if mode not in MODES:
+        if not isinstance(mode, str) or mode not in MODES:
             raise ArgumentError(
                 argument="stream_mode",
                 problem=f"there is no mode {mode!r}",
@@ -295,7 +295,7 @@ class Shaper:
     """
 
     def __init__(self, modes: str | Sequence[str], subgraphs: bool = False, version: str = "v1") -> None:
-        self.modes = check_modes(modes) if modes else ()
+        self.modes = () if modes == () else check_modes(modes)
         self.subgraphs = subgraphs
         self._single = isinstance(modes, str)
         if version not in ("v1", "v2"):

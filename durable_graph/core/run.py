@@ -12,7 +12,6 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +56,9 @@ from durable_graph.core.planner import (
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso
 from durable_graph.errors import (
+    CallError,
     ChangedGraphError,
+    CheckpointNotFoundError,
     EmptyInputError,
     FencedError,
     GraphBubbleUp,
@@ -186,6 +187,8 @@ class Run:
         position = yield Ask(lambda store: load(store, codec, call.thread_id, call.step))
         if position is not None:
             self.position = position
+        elif call.step is not None:
+            raise CheckpointNotFoundError(thread_id=call.thread_id, step=call.step, have="the thread does not exist")
         return thread
 
     def _check_free(self, thread: Thread, now: str) -> None:
@@ -399,10 +402,11 @@ class Run:
                 failures.append(interrupt)
                 items = ()
             for item in items:
-                if isinstance(item, Sent):
-                    yield from self._show(item)
-                elif isinstance(item, Relayed):
-                    yield from self._relay(item)
+                if isinstance(item, Sent | Relayed):
+                    if batch:  # what came before it is shown before it
+                        yield from self._commit(batch)
+                        batch = []
+                    yield from self._show(item) if isinstance(item, Sent) else self._relay(item)
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
@@ -453,23 +457,22 @@ class Run:
 
     def _call_of(
         self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
-    ) -> Future[Any]:
+    ) -> Any:
         """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
         recorded = self.position.calls.get(caller.task.id, {}).get(number)
         if recorded is not None:
             return self._recalled(caller, number, name, recorded)
         task = Task(f"{caller.task.id}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
-        reply: Future[Any] = Future()
 
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
-            job.parent, job.retry, job.again, job.reply = caller, retry, again, reply
+            job.parent, job.retry, job.again = caller, retry, again
             job.steps = run_call(call, arg, timeout, self._runtime(job))
             return job
 
         return caller.spawn(again(1))
 
-    def _recalled(self, caller: Job, number: int, name: str, recorded: tuple[str, Any]) -> Future[Any]:
+    def _recalled(self, caller: Job, number: int, name: str, recorded: tuple[str, Any]) -> Any:
         before, value = recorded
         if before != name:
             raise ChangedGraphError(
@@ -478,9 +481,7 @@ class Run:
                 fix="A node must call its @tasks in the same order each time: until this thread is done keep the old "
                 "code, or move it on with update_state(config, values, as_node=...)",
             )
-        future: Future[Any] = Future()
-        future.set_result(detached(value))
-        return future
+        return caller.recall(detached(value))
 
     def _next_attempt(self, item: Finished, winding_down: bool) -> Job | None:
         """After a failure: the same task again if its retry policy says so, else with its error handler, if
@@ -500,10 +501,17 @@ class Run:
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
         again.failures = [*job.failures, failure]
         again.custom, again.below = job.custom, job.below
+        if job.parent is not None:
+            again.reply = job.reply
         return again
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
+            if job.ended:
+                raise CallError(
+                    problem=f"the stream writer of node {job.task.node!r} was called after the node had ended",
+                    fix="Send custom events while the node runs; its row, which records them, is complete now.",
+                )
             if self.codec is not None:
                 self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
             job.tell(Sent(job, detached(data)))

@@ -148,15 +148,18 @@ def field_checks(schema: Any) -> dict[str, Callable[[Any], Any]]:
 def as_mapping(value: Any, keys: Iterable[str]) -> Mapping[str, Any] | None:
     """The update that a dict, dataclass or pydantic instance stands for; None if it is none of these.
 
-    Of an instance those fields count that were set or are not None, as in LangGraph.
+    Of a pydantic model a None that is only the field's default does not count, as in LangGraph.
     """
     if isinstance(value, dict):
         return value
     if not (dataclasses.is_dataclass(value) or hasattr(value, "model_fields_set")) or isinstance(value, type):
         return None
-    was_set = getattr(value, "model_fields_set", ())
     fields = {key: getattr(value, key) for key in keys if hasattr(value, key)}
-    return {key: item for key, item in fields.items() if item is not None or key in was_set}
+    if not hasattr(value, "model_fields_set"):
+        return fields
+    defaults = {key: field.default for key, field in type(value).model_fields.items()}
+    kept = value.model_fields_set | {key for key in fields if defaults.get(key, value) is not None}
+    return {key: item for key, item in fields.items() if item is not None or key in kept}
 
 
 def is_coroutine(call: Callable[..., Any]) -> bool:

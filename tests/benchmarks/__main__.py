@@ -60,9 +60,13 @@ def rows_of(url: str, steps: int) -> list[tuple[Any, ...]]:
 
 
 TABLE = (
-    "CREATE TABLE bare (thread_id TEXT, step INTEGER, parent_step INTEGER, kind TEXT, superstep INTEGER,
-    node TEXT, task TEXT," " run_id
-    TEXT, epoch INTEGER, body {blob}, created_at TEXT, hash {blob}, PRIMARY KEY (thread_id, step))"
+    "CREATE TABLE bare (thread_id TEXT, step INTEGER, parent_step INTEGER, kind TEXT, superstep
+    INTEGER, node TEXT,
+    task TEXT," " run_id TEXT, epoch INTEGER, body {blob},
+    created_at TEXT, hash {blob}, PRIMARY KEY (thread_id, step))"
+
+
+
 
  )
 
@@ -182,11 +186,16 @@ def main() -> None:
     out = sys.stdout.write
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        out(f"{'':28}{'bare loop':>12}{'durable_graph':>15}{'of the limit':>14}   (microseconds per step,
-        {steps} steps)\n") for contest in contests(folder, options.postgres
+        out(f"{'':28}{'bare loop':>12}{'durable_graph':>15}{'of the limit':>14}   (microseconds per
+        step, {steps} steps)\n") for contest
+        in contests(folder, options.postgres
+     
+      
+       
         or own_postgres(stack)):
-            limit, ours, ratio = measure(contest, rounds,
-            steps) out(f"{contest.name:28}{limit:12.1f}{ours:15.1f}{ratio:14.2f}\n")
+            limit, ours, ratio = measure(contest,
+            rounds, steps)
+            out(f"{contest.name:28}{limit:12.1f}{ours:15.1f}{ratio:14.2f}\n")
         with quiet():
             out(f"{'counter, no checkpointer':28}{'':12}{counter(False, steps) * 1e6 / steps:15.1f}\n")
 
