@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -118,11 +119,18 @@ class Session:
 
     def asynchronous(self) -> AsyncIterator[Any]:
         """The same for asyncio."""
-        return _Stream(self)
+        chunks = self._asynchronous()
+        weakref.finalize(chunks, self._dropped).atexit = False
+        return chunks
+
+    def _dropped(self) -> None:
+        """Nobody has the generator any more; if it had not ended, asyncio closes it, in a moment."""
+        if self.owner and self._given.thread_id is not None:
+            leases.drop(self.owner, self._given.thread_id)
 
     async def _asynchronous(self) -> AsyncGenerator[Any, None]:
-        while self._given.thread_id is not None and leases.is_ending(self._given.thread_id):
-            await asyncio.sleep(0.001)  # `async for ...: break` closes the iterator a moment later
+        while self._given.thread_id is not None and leases.is_ending(self._given.thread_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)  # `async for ...: break` closes its iterator a moment later
         owner = self.owner = leases.hold(str(uuid.uuid4()))
         try:
             run = adrive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
@@ -250,28 +258,6 @@ def _below(call: Call, caller: Runtime[Any]) -> Call:
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,
     )
-
-
-class _Stream:
-    """An async generator that says when it is dropped: then asyncio closes it, but only in a moment."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._chunks = session._asynchronous()
-
-    def __aiter__(self) -> _Stream:
-        return self
-
-    def __anext__(self) -> Awaitable[Any]:
-        return self._chunks.__anext__()
-
-    async def aclose(self) -> None:
-        await self._chunks.aclose()
-
-    def __del__(self) -> None:
-        session = self._session
-        if session.owner and session._given.thread_id is not None:
-            leases.drop(session.owner, session._given.thread_id)
 
 
 class Subgraph:

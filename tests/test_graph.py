@@ -7,7 +7,7 @@ import asyncio
 import functools
 import operator
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
 
@@ -499,7 +499,7 @@ def test_fan_out_and_fan_in(run: Runner) -> None:
     assert calls.count("end") == 1
 
 
-def drawn(run: Runner, calls: Calls, nodes: str, *edges: Any) -> Any:
+def drawn(run: Runner, calls: Calls, nodes: Iterable[str], *edges: Any) -> Any:
     builder = StateGraph(State)
     for name in nodes:
         builder.add_node(name, run.node(calls.node(name)))
@@ -522,6 +522,12 @@ def test_a_join_waits_for_all_its_sources(stored: Runner) -> None:
         config = new_thread()
         stored.first(number, graph, {}, config)
         assert stored.invoke(graph, None, config)["log"] == ["a", "b", "c", "d"]
+
+
+def test_joins_are_not_mixed_up_by_the_names_of_their_sources(run: Runner) -> None:
+    """["a", "b"] and ["a+b"] lead to the same node, and are two joins."""
+    edges = [(START, "a"), ("a", "d"), ("d", "b"), (["a", "b"], "c"), (["a+b"], "c")]
+    assert run.invoke(drawn(run, Calls(), ["a", "b", "c", "d", "a+b"], *edges), {})["log"] == ["a", "d", "b", "c"]
 
 
 def test_a_join_in_a_cycle_waits_anew(run: Runner) -> None:

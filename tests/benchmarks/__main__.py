@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks [--rounds 5] [--steps 1000] [--quick]
 
-All contestants of a row run in turn, A B C A B C ..., each on a fresh database, and each ends in a check that
-the work was done. Figures are medians; compare the ratios, as the machine's speed drifts. Issue of taste: a
-ratio of 0.9 to the limit means that a step takes 1/0.9 of the time of the bare insert and commit.
+All contestants of a row run in turn, A B C A B C ..., each on a fresh database, and each ends in a check that the
+work was done. Figures are medians; compare the ratios, as the machine's speed drifts. A ratio of 0.9 to the
+limit means that a step takes 1/0.9 of the time of the bare insert and commit.
 """
 
 from __future__ import annotations
@@ -60,15 +60,10 @@ def rows_of(url: str, steps: int) -> list[tuple[Any, ...]]:
 
 
 TABLE = (
-    "CREATE TABLE bare (thread_id TEXT, step INTEGER, parent_step INTEGER, kind TEXT, superstep
-    INTEGER, node TEXT,
-    task TEXT," " run_id TEXT, epoch INTEGER, body {blob},
-    created_at TEXT, hash {blob}, PRIMARY KEY (thread_id, step))"
-
-
-
-
- )
+    "CREATE TABLE bare (thread_id TEXT, step INTEGER, parent_step INTEGER, kind TEXT, superstep INTEGER,"
+    " node TEXT, task TEXT,"
+    " run_id TEXT, epoch INTEGER, body {blob}, created_at TEXT, hash {blob}, PRIMARY KEY (thread_id, step))"
+)
 
 
 def bare_sqlite(folder: Path, synchronous: str, rows: list[tuple[Any, ...]]) -> float:
@@ -186,15 +181,9 @@ def main() -> None:
     out = sys.stdout.write
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        out(f"{'':28}{'bare loop':>12}{'durable_graph':>15}{'of the limit':>14}   (microseconds per
-        step, {steps} steps)\n") for contest
-        in contests(folder, options.postgres
-     
-      
-       
-        or own_postgres(stack)):
-            limit, ours, ratio = measure(contest,
-            rounds, steps)
+        out(f"{'':28}{'bare loop':>12}{'durable_graph':>15}{'of the limit':>14}   (us per step, {steps} steps)\n")
+        for contest in contests(folder, options.postgres or own_postgres(stack)):
+            limit, ours, ratio = measure(contest, rounds, steps)
             out(f"{contest.name:28}{limit:12.1f}{ours:15.1f}{ratio:14.2f}\n")
         with quiet():
             out(f"{'counter, no checkpointer':28}{'':12}{counter(False, steps) * 1e6 / steps:15.1f}\n")
