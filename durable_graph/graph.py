@@ -306,7 +306,7 @@ class StateGraph(Generic[StateT]):
 
     def _complete(self, node: Node) -> Node:
         joins = [
-            Join(f"join:{'+'.join(starts)}:{end}", frozenset(starts), end)
+            Join(join_name(starts, end), frozenset(starts), end)
             for starts, end in sorted(self.waiting_edges)
             if node.name in starts
         ]
@@ -332,6 +332,12 @@ def _named(node: Any, action: Any) -> tuple[str, Any]:
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call
+
+
+def join_name(starts: Sequence[str], end: str) -> str:
+    """LangGraph's, as it stands in a task's triggers; a "+" in a node's own name is escaped."""
+    sources = [start.replace("\\", "\\\\").replace("+", "\\+") for start in starts]
+    return f"join:{'+'.join(sources)}:{end}"
 
 
 def _no_call(*_: Any) -> None:

@@ -49,7 +49,7 @@ def run_node(
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
-            goto = goto + (yield from _routes(graph, position, node, update, given, runtime))
+            goto = goto + (yield from _routes(graph, position, node, update, runtime))
         return update, goto
     finally:
         job.ended = True
@@ -70,30 +70,27 @@ def run_entry(graph: Graph, position: Position, node: str, update: Update, runti
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
     token = current.set(runtime)
     try:
-        goto = yield from _routes(graph, position, graph.nodes[node], update, MISSING, runtime)
+        goto = yield from _routes(graph, position, graph.nodes[node], update, runtime)
         return update, goto
     finally:
         current.reset(token)
 
 
 def _routes(
-    graph: Graph, position: Position, node: Node, update: Update, given: Any, runtime: Runtime[Any]
+    graph: Graph, position: Position, node: Node, update: Update, runtime: Runtime[Any]
 ) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, position, node, branch, update, given)
+        state = _router_input(graph, position, node, branch, update)
         answer = yield Invoke(branch.path, (state,), _extras(branch.wants, runtime))
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update, given: Any) -> Any:
+def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update) -> Any:
     values = router_state(graph, position.values, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
-    state = schema.build(schema.select(values))
-    if branch.schema is None and isinstance(state, dict) and isinstance(given, dict):
-        return {**given, **state}  # LangGraph shows a router its node's private input too
-    return state
+    return schema.build(schema.select(values))
 
 
 def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:
