@@ -118,7 +118,7 @@ def sqlite_contest(folder: Path, synchronous: str) -> Contest:
         return Path(tempfile.mkdtemp(dir=folder))
 
     def limit(steps: int) -> float:
-        rows = rows_of(f"sqlite:///{fresh()}/rows.db?synchronous=OFF", steps)
+        rows = rows_of(f"sqlite:///{fresh()}/rows.db?synchronous=NORMAL", steps)
         return bare_sqlite(fresh(), synchronous, rows)
 
     def ours(steps: int) -> float:
