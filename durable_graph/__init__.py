@@ -1,7 +1,7 @@
 """Graphs of plain functions whose every step is a committed row before anyone sees it."""
 
 from durable_graph.compiled import CompiledGraph
-from durable_graph.core.channels import Overwrite
+from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
 from durable_graph.core.model import (
     END,
     START,
@@ -47,12 +47,14 @@ from durable_graph.errors import (
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
+from durable_graph.messages import MessagesState, add_messages
 from durable_graph.store import Thread
 
 __version__ = "0.1.0"
 
 __all__ = [
     "END",
+    "REMOVE_ALL_MESSAGES",
     "START",
     "ArgumentError",
     "CallError",
@@ -72,6 +74,7 @@ __all__ = [
     "Interrupt",
     "InvalidUpdateError",
     "Log",
+    "MessagesState",
     "NodeCodeError",
     "NodeError",
     "NodeTimeoutError",
@@ -97,6 +100,8 @@ __all__ = [
     "TimeoutPolicy",
     "UnknownInterruptError",
     "UnstorableValueError",
+    "add_messages",
+    "declare_replayable",
     "entrypoint",
     "get_config",
     "get_runtime",

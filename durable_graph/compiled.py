@@ -52,7 +52,8 @@ class CompiledGraph(Log, Generic[StateT]):
         self._codec = codec
         self._config = config
         self._inherits = inherits
-        self._view = View(tuple(graph.channels), self._node_input)
+        messages = frozenset(name for name, channel in graph.channels.items() if channel.operation == "messages")
+        self._view = View(tuple(graph.channels), self._node_input, messages)
         self.types = tuple(types)  # that its states may hold, for the codec of a graph above it
 
     @property

@@ -30,6 +30,7 @@ from durable_graph.core.planner import HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import inherited, open_store
+from durable_graph.messages import message_types
 from durable_graph.store import Store
 
 StateT = TypeVar("StateT")
@@ -245,7 +246,8 @@ class StateGraph(Generic[StateT]):
         before, after = self._pauses(interrupt_before), self._pauses(interrupt_after)
         graph = replace(self._freeze(name or "LangGraph"), interrupt_before=before, interrupt_after=after)
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
-        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below]))
+        chat = message_types() if any(c.operation == "messages" for c in self.channels.values()) else []
+        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below, *chat]))
         store, inherits = open_store(checkpointer), inherited(checkpointer)
         return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
 

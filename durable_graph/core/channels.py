@@ -8,6 +8,7 @@ recorded writes. Any other reducer is user code: its result is recorded, and rea
     none (the last value wins)  (nothing)       takes the write
     operator.add                "add"           old + write       if both are of one builtin type
     operator.or_                "merge"         old | write       if both are dicts or sets
+    add_messages                "messages"      merges by id      if it removes only what is there
     anything else               its result      takes the result
 """
 
@@ -20,6 +21,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Final, Literal
+
+from durable_graph.errors import ArgumentError
 
 Reducer = Callable[[Any, Any], Any]
 
@@ -50,6 +53,57 @@ class Channel:
     reducer: Reducer | None = None  # None: the last value wins, and one superstep may write it once
     operation: str | None = None  # name in OPERATIONS that reading uses in place of the reducer
     initial: Callable[[], Any] | None = None  # what a reducer starts from; None: from the first write
+    prepare: Callable[[Any], Any] | None = None  # puts a write into the form that is recorded
+
+
+# --- messages ---------------------------------------------------------------------------------
+
+REMOVE_ALL_MESSAGES = "__remove_all__"  # LangGraph's: the id of a removal of all messages before it
+
+
+def message_field(message: Any, name: str) -> Any:
+    """Of a dict or of a message object; also of one whose type is not registered where it is read."""
+    if isinstance(message, dict):
+        return message.get(name)
+    data = getattr(message, "data", None)
+    return data.get(name) if isinstance(data, dict) else getattr(message, name, None)
+
+
+def is_removal(message: Any) -> bool:
+    return bool(message_field(message, "role" if isinstance(message, dict) else "type") == "remove")
+
+
+def can_merge_messages(old: Any, new: Any) -> bool:
+    if type(old) is not list or type(new) is not list:
+        return False
+    removed = {message_field(message, "id") for message in new if is_removal(message)} - {REMOVE_ALL_MESSAGES}
+    return not removed or removed <= {message_field(message, "id") for message in old}
+
+
+def merge_messages(old: list[Any], new: list[Any], places: dict[Any, int], in_place: bool) -> list[Any]:
+    """Replace those with a known id, remove what a removal names, append the rest. `places` is {id: place in
+    old}, and is kept up with the result, so that appending costs the appended part."""
+    merged, copied = old, in_place
+    for message in new:
+        name = message_field(message, "id")
+        if is_removal(message):
+            merged = [] if name == REMOVE_ALL_MESSAGES else [m for m in merged if message_field(m, "id") != name]
+            copied = True
+            places.clear()
+            places.update({message_field(m, "id"): place for place, m in enumerate(merged)})
+            continue
+        if not copied:
+            merged, copied = [*merged], True
+        if name is not None and name in places:
+            merged[places[name]] = message
+        else:
+            places[name] = len(merged)
+            merged.append(message)
+    return merged
+
+
+def _merged_messages(old: list[Any], new: list[Any]) -> list[Any]:
+    return merge_messages(old, new, {message_field(m, "id"): place for place, m in enumerate(old)}, False)
 
 
 # --- operations: all that reading needs -------------------------------------------------------
@@ -72,6 +126,7 @@ def can_merge(old: Any, new: Any) -> bool:
 OPERATIONS: dict[str, tuple[Callable[[Any, Any], bool], Reducer]] = {
     "add": (can_add, operator.add),
     "merge": (can_merge, operator.or_),
+    "messages": (can_merge_messages, _merged_messages),
 }
 
 # A reducer that is exactly one of these functions needs no call when reading.
@@ -80,7 +135,23 @@ REPLAYABLE: dict[Any, str] = {operator.add: "add", operator.concat: "add", opera
 _IN_PLACE: dict[str, Mapping[type, Callable[[Any, Any], Any]]] = {
     "add": {list: operator.iadd},
     "merge": {dict: operator.ior, set: operator.ior},
+    "messages": {},
 }
+
+
+def declare_replayable(reducer: Reducer, operation: str) -> Reducer:
+    """Say that `reducer` does what one of the `OPERATIONS` does, so that its operation is recorded instead of
+    its result.
+
+    operation: "add" (old + write), "merge" (old | write) or "messages" (by id). The promise is the caller's: on
+    values of the builtin types for which the operation is used, the reducer has to give the same. Returns the reducer.
+    """
+    if operation not in OPERATIONS:
+        raise ArgumentError(
+            argument="operation", problem=f"there is no {operation!r}", fix=f"Use one of {', '.join(OPERATIONS)}"
+        )
+    REPLAYABLE[reducer] = operation
+    return reducer
 
 
 class Values(dict[str, Any]):
@@ -90,11 +161,12 @@ class Values(dict[str, Any]):
     not n. `share` ends that for everything handed out: what a node or a consumer has been given stays as it was.
     """
 
-    __slots__ = ("_own",)
+    __slots__ = ("_own", "_places")
 
     def __init__(self, values: Mapping[str, Any] | None = None) -> None:
         super().__init__(values or {})
         self._own: set[str] = set()
+        self._places: dict[str, tuple[list[Any], dict[Any, int]]] = {}  # of messages, for the list they belong to
 
     def share(self) -> dict[str, Any]:
         if self._own:
@@ -110,12 +182,24 @@ class Values(dict[str, Any]):
         for write in writes:
             if key not in self:
                 self.set(key, write)
+            elif operation == "messages":
+                self._add_messages(key, write)
             elif key in self._own:
                 self[key] = _IN_PLACE[operation][type(self[key])](self[key], write)
             else:
                 self[key] = OPERATIONS[operation][1](self[key], write)
                 if type(self[key]) in _IN_PLACE[operation]:
                     self._own.add(key)
+
+    def _add_messages(self, key: str, new: list[Any]) -> None:
+        old = self[key]
+        known, places = self._places.get(key, (None, {}))
+        if known is not old:
+            places = {message_field(message, "id"): place for place, message in enumerate(old)}
+        merged = merge_messages(old, new, places, key in self._own)
+        self[key] = merged
+        self._places[key] = merged, places
+        self._own.add(key)
 
 
 # --- reducing live, with user code ------------------------------------------------------------

@@ -35,7 +35,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
-from durable_graph.core.channels import MISSING, Overwrite, Values, detached, overwritten, reduced, replayable
+from durable_graph.core.channels import MISSING, Channel, Overwrite, Values, detached, overwritten, reduced, replayable
 from durable_graph.core.model import (
     END,
     START,
@@ -384,7 +384,18 @@ def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[st
             )
         if key in graph.checks and graph.channels[key].reducer is None:
             _check_value(graph, where, key, update[key])
-    return {key: detached(value) for key, value in update.items()}
+    return {key: _write(graph.channels[key], where, value) for key, value in update.items()}
+
+
+def _write(channel: Channel, where: str, value: Any) -> Any:
+    if channel.prepare is None or type(value) is Overwrite:
+        return detached(value)
+    try:
+        return channel.prepare(detached(value))
+    except ValueError as error:
+        raise InvalidUpdateError(
+            where=where, problem=f"the value for {channel.name!r} does not fit: {error}", fix="Correct the value"
+        ) from error
 
 
 def _check_value(graph: Graph, where: str, key: str, value: Any) -> None:

@@ -4,6 +4,7 @@
     updates       {node: update}
     values        the state, if it changed
     custom                                                                      its data
+    messages      messages written, with metadata
     tasks         the result or the error              the input
     checkpoints   a barrier's state, as get_state
     debug         tasks and checkpoints, in wrappers   the same
@@ -17,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.channels import MISSING, detached, is_removal
 from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown
 from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
 from durable_graph.core.planner import Position, Update, pairs
@@ -35,13 +36,15 @@ class View:
         self,
         output: Sequence[str] | None = None,
         inputs: Callable[[Task, Mapping[str, Any]], Any] | None = None,
+        messages: frozenset[str] = frozenset({"messages"}),
     ) -> None:
+        self.messages = messages  # keys that hold lists of messages
         self._output = output  # None: all keys, for readers without the application's graph
         self._inputs = inputs
 
     def only(self, keys: str | Sequence[str]) -> View:
         """The same, showing fewer keys."""
-        return type(self)((keys,) if isinstance(keys, str) else tuple(keys), self._inputs)
+        return type(self)((keys,) if isinstance(keys, str) else tuple(keys), self._inputs, self.messages)
 
     def values(self, position: Position) -> dict[str, Any]:
         values = position.values
@@ -260,9 +263,25 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
     )
 
 
+def _messages(view: View, it: Emission) -> Iterator[Any]:
+    """Each message that a node has written to a list of messages, as LangGraph's (message, metadata)."""
+    if not isinstance(it, Recorded) or it.row.kind != "task" or "result" in it.body:
+        return
+    metadata = {
+        "langgraph_node": it.row.node,
+        "langgraph_step": it.row.superstep,
+        "thread_id": it.row.thread_id,
+        "step": it.row.step,
+    }
+    for key, value in pairs(it.body.get("update")):
+        if key in view.messages and isinstance(value, list):
+            yield from ((detached(message), dict(metadata)) for message in value if not is_removal(message))
+
+
 # in the order in which one row's chunks are shown
 MODES: dict[str, Callable[[View, Emission], Iterator[Any]]] = {
     "custom": _custom,
+    "messages": _messages,
     "updates": _updates,
     "tasks": _tasks,
     "values": _values,

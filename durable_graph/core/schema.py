@@ -82,7 +82,14 @@ def _channel(name: str, hint: Any) -> Channel:
     reducer = extras[-1] if extras and callable(extras[-1]) else None
     if reducer is None or not _takes_two(reducer, name):
         return Channel(name)
-    return Channel(name, reducer, REPLAYABLE.get(reducer), _initial(plain))
+    return Channel(name, reducer, _operation(reducer), _initial(plain), getattr(reducer, "prepare", None))
+
+
+def _operation(reducer: Any) -> str | None:
+    try:
+        return REPLAYABLE.get(reducer)
+    except TypeError:  # an unhashable callable
+        return None
 
 
 def _unwrap(hint: Any) -> tuple[Any, tuple[Any, ...]]:
