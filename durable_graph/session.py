@@ -25,7 +25,7 @@ from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrup
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive
-from durable_graph.errors import ArgumentError, GraphInterrupt, ParentCommand
+from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
 from durable_graph.store import Store
 
 
@@ -91,6 +91,11 @@ class Session:
                 fix="Compile with a database to keep steps, or leave the thread_id out.",
             )
         caller = runtime.current.get()
+        if caller is not None and caller._holds():
+            raise CallError(
+                problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",
+                fix="On SQLite an open transaction keeps that graph's rows from being saved: call it before.",
+            )
         self._caller = caller if caller is not None and _is_below(caller, parts, given) else None
         self._parts = parts if self._caller is None else _placed(parts, self._caller)
         self._given = given if self._caller is None else replace(given, thread_id=self._thread_id(self._caller))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
 from durable_graph.core.planner import Body, Position
-from durable_graph.store import Claim, Row, Store
+from durable_graph.store import Claim, Row, Store, Transaction
 
 
 class Now(NamedTuple):
@@ -36,6 +36,7 @@ class Save(NamedTuple):
     claim: Claim | None = None
     snapshot: bytes | None = None
     taken: Sequence[str] = ()  # signals that these rows hold from now on
+    through: Transaction | None = None  # commit them with what a node did there
 
 
 class Invoke(NamedTuple):
@@ -62,6 +63,7 @@ class Job:
         "again",
         "alive",
         "attempt",
+        "begin",
         "below",
         "custom",
         "delay",
@@ -77,6 +79,7 @@ class Job:
         "steps",
         "task",
         "tell",
+        "transaction",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
@@ -89,6 +92,8 @@ class Job:
         self.ended = False  # its node has returned or raised
         self.custom: list[Any] = []  # what the row will record of the custom events
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
+        self.transaction: Transaction | None = None  # begun by its node
+        self.begin: Callable[[bool], Any]  # set by the driver: begins it; True: gives something to await
         self.tell: Callable[[Arrival], None]  # set by the driver: brings something to `Next` while the job runs
         self.steps: Generator[Invoke, Any, Any]
         self.retry: Sequence[RetryPolicy] = ()

@@ -74,7 +74,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Row, Thread
+from durable_graph.store import Claim, Row, Thread, Transaction
 
 LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -410,15 +410,16 @@ class Run:
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
+                    yield from self._roll_back(item.job)
                     yield Start([again])
                 elif item.job.parent is not None:
                     yield from self._finish_call(item)
                     for held in calls.end(item.job):
                         running -= 1
-                        self._add(batch, held, failures)
+                        yield from self._end(batch, held, failures)
                 elif not calls.hold(item):
                     running -= 1
-                    self._add(batch, item, failures)
+                    yield from self._end(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
             if (failures or self.stopped) and not winding_down:
@@ -426,22 +427,37 @@ class Run:
                 running -= len((yield Cancel()))
         return failures
 
-    def _add(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> None:
+    def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
+        """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
         if batch:  # shown as of its own row, not of the last one of its batch
             batch[-1] = batch[-1]._replace(position=self.position.frozen())
         recorded = self._outcome(item, failures)
         batch += [recorded] if recorded else []
+        if item.job.transaction is None:
+            return
+        if recorded is None or recorded.row.kind != "task":
+            yield from self._roll_back(item.job)
+            return
+        yield from self._commit(batch, through=item.job.transaction)
+        batch.clear()
+
+    def _roll_back(self, job: Job) -> Effects:
+        transaction = job.transaction
+        if transaction is not None:
+            yield Ask(lambda store: transaction.rollback())
 
     def _finish_call(self, item: Finished) -> Effects:
         """A @task has ended: its result is committed before the node that called it sees it."""
         reply = item.job.reply
         if item.error is not None:
+            yield from self._roll_back(item.job)
             reply.set_exception(item.error)
             return
         try:
             recorded = self._ended("task", item, {"result": detached(item.result)})
-            yield from self._commit([recorded])
+            yield from self._commit([recorded], through=item.job.transaction)
         except BaseException as error:
+            yield from self._roll_back(item.job)
             reply.set_exception(error)
             if isinstance(error, UnstorableValueError):
                 return  # the node's mistake, and the node hears of it
@@ -536,6 +552,8 @@ class Run:
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
             _below=lambda *shown: job.tell(Relayed(job, *shown)),
+            _connect=partial(_connection_of, job),
+            _holds=lambda: job.transaction is not None and job.transaction.exclusive,
         )
 
     def _show(self, sent: Sent) -> Effects:
@@ -630,13 +648,19 @@ class Run:
             error.add_note(f"in the row of node {node!r}" if node else "in the input")
             raise
 
-    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None, taken: Sequence[str] = ()) -> Effects:
+    def _commit(
+        self,
+        batch: Sequence[Recorded],
+        claim: Claim | None = None,
+        taken: Sequence[str] = (),
+        through: Transaction | None = None,
+    ) -> Effects:
         """Save these rows, then show them."""
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
                 self.leased = claim.values["lease_owner"] is not None
-            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken)
+            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken, through)
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True
@@ -707,6 +731,26 @@ def _caller(call: Job) -> Job:
     while call.parent is not None:
         call = call.parent
     return call
+
+
+def _connection_of(job: Job, awaits: bool) -> Any:
+    """For `runtime.connection`: that of the job's transaction. Runs in the node."""
+    if job.ended:
+        raise CallError(
+            problem=f"runtime.connection of node {job.task.node!r} was asked for after the node had ended",
+            fix="Use it while the node runs; its transaction ends with the node.",
+        )
+    if awaits:
+        return _await_connection(job)
+    if job.transaction is None:
+        job.transaction = job.begin(False)
+    return job.transaction.connection
+
+
+async def _await_connection(job: Job) -> Any:
+    if job.transaction is None:
+        job.transaction = await job.begin(True)
+    return job.transaction.connection
 
 
 def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:

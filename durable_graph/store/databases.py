@@ -209,6 +209,10 @@ class Database(ABC):
         """Whether the next user can have this connection after an error."""
         return True
 
+    @abstractmethod
+    def connect(self) -> Connection:
+        """A SQLAlchemy connection for a transaction of some length, which `Connection.begin` begins."""
+
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """A writer that takes back, on any error, what was not committed. BEGIN and COMMIT are the caller's."""
@@ -330,6 +334,9 @@ class Sqlite(Database):
 
     def is_sound(self, connection: Any) -> bool:
         return not connection.in_transaction
+
+    def connect(self) -> Connection:
+        return self.engine.connect()  # the listener above makes its transaction a writing one from the start
 
     # --- writing: one at a time, and who waits together commits together
 
@@ -527,37 +534,34 @@ class Postgres(Database):
         try:
             import psycopg
 
-            self.engine = create_engine(
-                url,
-                isolation_level="AUTOCOMMIT",
-                paramstyle="format",
-                hide_parameters=True,
-                use_native_hstore=False,  # spares a query
-                pool_size=POOL_SIZE,
-                max_overflow=0,
-                pool_use_lifo=True,
-                pool_reset_on_return=None,  # `transaction` has rolled back what there was
-                connect_args={
-                    "prepare_threshold": 1,  # from the second time on
-                    "fallback_application_name": "durable_graph",
-                    "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
-                },
-            )
+            # `transaction` has rolled back what there was
+            self.engine = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+            # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
+            self._nodes_engine = _engine(url, isolation_level="READ COMMITTED")
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
         self._driver = psycopg
-        event.listen(self.engine, "connect", self._set_up)
+        for engine in (self.engine, self._nodes_engine):
+            event.listen(engine, "connect", self._set_up)
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
-        connection.autocommit = True
+        before, connection.autocommit = connection.autocommit, True
         connection.execute(_DURABLE)
+        connection.autocommit = before
 
     def is_sound(self, connection: Any) -> bool:
         idle = self._driver.pq.TransactionStatus.IDLE
         return not connection.closed and connection.info.transaction_status == idle
+
+    def connect(self) -> Connection:
+        return self._nodes_engine.connect()
+
+    def close(self) -> None:
+        super().close()
+        self._nodes_engine.pool.dispose()
 
     def writer(self) -> AbstractContextManager[Any]:
         return self.reader()
@@ -599,3 +603,21 @@ class Postgres(Database):
             return SchemaError(store=self.name, problem=problem, fix=fix)
         fix = _POSTGRES_FIXES.get(state) or _POSTGRES_FIXES.get(state[:2])
         return self.unavailable(problem, fix or "Check that the server runs and that the URL names it.")
+
+
+def _engine(url: URL, **settings: Any) -> Engine:
+    return create_engine(
+        url,
+        paramstyle="format",
+        hide_parameters=True,
+        use_native_hstore=False,  # spares a query
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_use_lifo=True,
+        connect_args={
+            "prepare_threshold": 1,  # from the second time on
+            "fallback_application_name": "durable_graph",
+            "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
+        },
+        **settings,
+    )
