@@ -288,11 +288,11 @@ class _Threads:
         if job.delay:
             pause(delay_of(job))
         self._alone = None
-        items: list[Arrival] = []
-        job.tell = items.append
+        sent: list[Arrival] = []  # apart from what is returned, which holds the job: a cycle would be garbage
+        job.tell = sent.append
         job.begin = lambda awaits: self._transactions.begin()
-        items.append(run_job(job))
-        return items
+        finished = run_job(job)
+        return [*sent, finished]
 
     def cancel(self) -> list[Job]:
         if self._alone is not None:
@@ -343,23 +343,23 @@ def run_job(job: Job) -> Finished:
 
 def _run_steps(steps: Steps) -> Any:
     try:
-        invoke = next(steps)
+        call, args, kwargs, _ = next(steps)
         while True:
             try:
-                answer = invoke.call(*invoke.args, **invoke.kwargs)
+                answer = call(*args, **kwargs)
                 if inspect.iscoroutine(answer):
                     answer.close()
-                    raise _is_async(invoke)
+                    raise _is_async(call)
             except BaseException as error:
-                invoke = steps.throw(error)
+                call, args, kwargs, _ = steps.throw(error)
             else:
-                invoke = steps.send(answer)
+                call, args, kwargs, _ = steps.send(answer)
     except StopIteration as done:
         return done.value
 
 
-def _is_async(invoke: Invoke) -> CallError:
-    name = getattr(invoke.call, "__qualname__", repr(invoke.call))
+def _is_async(call: Callable[..., Any]) -> CallError:
+    name = getattr(call, "__qualname__", repr(call))
     return CallError(
         problem=f"{name} is async and cannot run in a sync call",
         fix="Use astream, ainvoke or abatch, or make it a plain function.",
@@ -520,12 +520,13 @@ class _Tasks:
             return done.value
 
     async def _call(self, job: Job, invoke: Invoke) -> Any:
-        call = getattr(invoke.call, "acall", invoke.call)  # a subgraph has both forms
+        function, args, kwargs, timeout = invoke
+        call = getattr(function, "acall", function)  # a subgraph has both forms
         if is_coroutine(call):
-            waited = call(*invoke.args, **invoke.kwargs)
-            return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
+            waited = call(*args, **kwargs)
+            return await (waited if timeout is None else _timed(job, waited, timeout))
         context = contextvars.copy_context()
-        answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs))
+        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs))
         return await answer if inspect.isawaitable(answer) else answer
 
     async def _in_thread(self, call: Callable[[], Any]) -> Any:

@@ -51,7 +51,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "compiled", "drivers", "session"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
-    "orjson": {"cli", "codec"},
+    "orjson": {"cli", "codec", "core.chain"},
     "psycopg": {"store.databases"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "rich": {"cli", "cli.runner", "cli.show"},

@@ -15,7 +15,7 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
@@ -39,13 +39,9 @@ class Save(NamedTuple):
     through: Transaction | None = None  # commit them with what a node did there
 
 
-class Invoke(NamedTuple):
-    """Asked by a job, not by the run: call this function of the user's, and await what it returns if need be."""
-
-    call: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    timeout: TimeoutPolicy | None = None
+# Asked by a job, not by the run: call this function of the user's with these arguments, and await what it returns if
+# need be, but not for longer than that.
+Invoke = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], TimeoutPolicy | None]
 
 
 class Reply(Protocol):
@@ -71,10 +67,12 @@ class Job:
         "failures",
         "handler",
         "jitter",
+        "make_runtime",
         "parent",
         "recall",
         "reply",
         "retry",
+        "runtime_made",
         "spawn",
         "steps",
         "task",
@@ -85,6 +83,8 @@ class Job:
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.make_runtime: Callable[[Job], Any]
+        self.runtime_made: Any = None
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
@@ -104,6 +104,12 @@ class Job:
         self.recall: Callable[[Any], Any]  # set by the driver: a future that has this result
         self.parent: Job | None = None
         self.reply: Reply  # of such a call, made by `spawn`: takes the result once that is durable
+
+    def runtime(self) -> Any:
+        """What its node can know of the run."""
+        if self.runtime_made is None:
+            self.runtime_made = self.make_runtime(self)
+        return self.runtime_made
 
 
 def _nobody() -> None:

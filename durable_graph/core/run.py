@@ -10,7 +10,6 @@ The library's promise stands in `Run._commit`: save, and on the next line emit. 
 from __future__ import annotations
 
 import traceback
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -245,7 +244,7 @@ class Run:
 
     def _wake(self) -> Effects:
         """A signal may have been there before the task that waits for it: then this run goes on."""
-        if not self.position.waits or self.stopped:
+        if not self.position.questions or not self.position.waits or self.stopped:
             return
         now = yield Now()
         answers, taken = yield from self._ended_waits(now)
@@ -296,7 +295,8 @@ class Run:
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.steps = run_entry(self.graph, self.position, node, update, self._runtime(job))
+        job.make_runtime = self._runtime
+        job.steps = run_entry(self.graph, self.position, node, update, job)
         yield Start([job])
         while True:
             for item in (yield Next()):
@@ -362,7 +362,7 @@ class Run:
     def _pauses(self) -> bool:
         """Whether the caller wants to look before these nodes, or after those that ran. Once for each barrier."""
         position, call = self.position, self.call
-        if position.done or position.paused:
+        if position.done or position.paused or not (call.interrupt_before or call.interrupt_after):
             return False
         ran = [node for node in position.last_nodes if node != START]
         return _names_one(call.interrupt_before, position.next) or _names_one(call.interrupt_after, ran)
@@ -468,7 +468,8 @@ class Run:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
         job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
-        job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
+        job.make_runtime = self._runtime
+        job.steps = run_node(self.graph, self.position, job, error)
         return job
 
     def _call_of(
@@ -483,7 +484,8 @@ class Run:
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
-            job.steps = run_call(call, arg, timeout, self._runtime(job))
+            job.make_runtime = self._runtime
+            job.steps = run_call(call, arg, timeout, job)
             return job
 
         return caller.spawn(again(1))
@@ -708,14 +710,15 @@ class _Calls:
     """@tasks under way, and nodes that have ended before all they called did: their rows come after."""
 
     def __init__(self) -> None:
-        self._open: Counter[Job] = Counter()  # by the node's job
+        self._open: dict[Job, int] = {}  # by the node's job
         self._held: dict[Job, Finished] = {}
 
     def begin(self, call: Job) -> None:
-        self._open[_caller(call)] += 1
+        caller = _caller(call)
+        self._open[caller] = self._open.get(caller, 0) + 1
 
     def hold(self, item: Finished) -> bool:
-        if not self._open[item.job]:
+        if not self._open.get(item.job):
             return False
         self._held[item.job] = item
         return True

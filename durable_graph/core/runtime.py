@@ -135,12 +135,19 @@ class Runtime(Generic[ContextT]):
 # they call has to be committed while they run.
 calls_are_possible = False
 
-current: ContextVar[Runtime[Any] | None] = ContextVar("durable_graph_runtime", default=None)
+# How to get the runtime of the node that is running. It is made when first asked for: most nodes never do.
+current: ContextVar[Callable[[], Runtime[Any]] | None] = ContextVar("durable_graph_runtime", default=None)
+
+
+def running() -> Runtime[Any] | None:
+    """The runtime of the node that is running; None outside of a node."""
+    found = current.get()
+    return None if found is None else found()
 
 
 def get_runtime() -> Runtime[Any]:
     """The runtime of the node that is running. Raises CallError outside of a node."""
-    runtime = current.get()
+    runtime = running()
     if runtime is None:
         raise CallError(
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
