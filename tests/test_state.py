@@ -255,7 +255,6 @@ def test_history_lists_barriers_newest_first(run: Runner) -> None:
     assert history == [run.get_state(graph, snapshot.config) for snapshot in history]
 
 
-@pytest.mark.xfail(strict=True, reason="LangGraph does; a barrier is shown as of its own row, undecided")
 def test_history_shows_what_each_task_returned(run: Runner) -> None:
     """As in LangGraph: the tasks of a past barrier have their results, and failed ones their errors."""
     config = new_thread()

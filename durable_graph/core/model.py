@@ -122,6 +122,14 @@ class StateSnapshot(NamedTuple):
     interrupts: tuple[Any, ...]
 
 
+class StateUpdate(NamedTuple):
+    """One update of `bulk_update_state`, as if a node had returned it."""
+
+    values: Any
+    as_node: str | None = None  # None: the node that ran last
+    task_id: str | None = None  # the pending task whose place it takes
+
+
 # --- policies ---------------------------------------------------------------------------------
 
 

@@ -41,6 +41,8 @@ class Runtime(Generic[ContextT]):
     )  # of this attempt so far
     _start: Callable[..., Any] | None = None  # begins the call of a @task
     _link: Any = None  # what a subgraph that is called here needs of the graph above it
+    _children: Mapping[str, Any] = field(default_factory=dict)  # where its subgraphs have got to, by their keys
+    _pinned: Mapping[str, Any] | None = None  # and those that go on from run to run, after going back in time
     _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
 
     def sleep(self, seconds: float | None = None, *, until: datetime | None = None) -> None:
