@@ -12,11 +12,13 @@ from durable_graph.core.model import (
     RetryPolicy,
     Send,
     StateSnapshot,
+    StateUpdate,
     StreamEvent,
     StreamMode,
     TimeoutPolicy,
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
+from durable_graph.core.schema import IsLastStep, RemainingSteps
 from durable_graph.core.verify import Finding, Report
 from durable_graph.errors import (
     ArgumentError,
@@ -73,6 +75,7 @@ __all__ = [
     "GraphRecursionError",
     "Interrupt",
     "InvalidUpdateError",
+    "IsLastStep",
     "Log",
     "MessagesState",
     "NodeCodeError",
@@ -80,6 +83,7 @@ __all__ = [
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
+    "RemainingSteps",
     "Report",
     "RetryPolicy",
     "RoutingError",
@@ -88,6 +92,7 @@ __all__ = [
     "Send",
     "StateGraph",
     "StateSnapshot",
+    "StateUpdate",
     "StoreError",
     "StoreUnavailableError",
     "StreamEvent",

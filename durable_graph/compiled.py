@@ -17,14 +17,14 @@ from typing import Any, Generic, TypeVar, Unpack
 from durable_graph import drivers
 from durable_graph.codec import Codec
 from durable_graph.core.address import Place, places
-from durable_graph.core.channels import detached
+from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import merged
 from durable_graph.core.effects import Recorded
-from durable_graph.core.model import Command, Graph, StateUpdate, Task
+from durable_graph.core.model import Command, Graph, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, fork
-from durable_graph.core.schema import Schema
+from durable_graph.core.schema import Schema, json_schema, model_of
 from durable_graph.core.times import iso
 from durable_graph.drivers import adrive, drive, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
@@ -284,9 +284,77 @@ class CompiledGraph(Log, Generic[StateT]):
 
     # --- the graph itself ---------------------------------------------------------------------
 
-    def get_graph(self) -> Picture:
-        """The drawing, for `draw_mermaid()`."""
-        return picture_of(self._graph)
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes by name, START included: `graph.nodes["a"].call(state)` tries one on its own."""
+        return self._graph.nodes
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """The keys of the state, with their reducers."""
+        return self._graph.channels
+
+    def get_graph(self, config: Config | None = None, *, xray: int | bool = False) -> Picture:
+        """The drawing, for `draw_mermaid()`. xray: also inside subgraphs, so many graphs down or, with True, all."""
+        deeper = xray if xray is True else xray - 1
+
+        def inside(node: str) -> Picture | None:
+            call = self._graph.nodes[node].call
+            return call.graph.get_graph(xray=deeper) if isinstance(call, Subgraph) else None
+
+        return picture_of(self._graph, inside) if xray else picture_of(self._graph)
+
+    async def aget_graph(self, config: Config | None = None, *, xray: int | bool = False) -> Picture:
+        """`get_graph` for asyncio."""
+        return self.get_graph(config, xray=xray)
+
+    def get_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> Iterator[tuple[str, CompiledGraph[Any]]]:
+        """(namespace, graph) of each subgraph: those that nodes are, and the first that a node's function names.
+
+        namespace: only this one. recurse: also those below, as "node|node".
+        """
+        for name in self._graph.nodes:
+            below = self._below(name)
+            if below is None:
+                continue
+            if namespace in (None, name):
+                yield name, below
+            if recurse:
+                yield from (
+                    (f"{name}|{rest}", graph)
+                    for rest, graph in below.get_subgraphs(recurse=True)
+                    if namespace in (None, f"{name}|{rest}")
+                )
+
+    async def aget_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> AsyncIterator[tuple[str, CompiledGraph[Any]]]:
+        """`get_subgraphs` for asyncio."""
+        for found in self.get_subgraphs(namespace=namespace, recurse=recurse):
+            yield found
+
+    def get_input_schema(self, config: Config | None = None) -> Any:
+        """The input as a pydantic model. Raises CallError where pydantic is not installed."""
+        return model_of(f"{self.name}Input", self._graph.input.type)
+
+    def get_output_schema(self, config: Config | None = None) -> Any:
+        """The output as a pydantic model. Raises CallError where pydantic is not installed."""
+        return model_of(f"{self.name}Output", self._graph.output.type)
+
+    def get_input_jsonschema(self, config: Config | None = None) -> dict[str, Any]:
+        """The JSON schema of the input. Raises CallError where pydantic is not installed."""
+        return json_schema(_titled(self._graph.input.type), self._graph.input.type)
+
+    def get_output_jsonschema(self, config: Config | None = None) -> dict[str, Any]:
+        """The JSON schema of the output. Raises CallError where pydantic is not installed."""
+        return json_schema(_titled(self._graph.output.type), self._graph.output.type)
+
+    def get_context_jsonschema(self) -> dict[str, Any] | None:
+        """The JSON schema of the context; None without a context_schema."""
+        schema = self._graph.context
+        return None if schema is None else json_schema(_titled(schema), schema)
 
     def as_node(self, keys: Mapping[str, Any]) -> Subgraph:
         """This graph as a node of one with these keys."""
@@ -387,6 +455,10 @@ def _graphs_in(call: Any) -> Iterator[CompiledGraph[Any]]:
         found = inspect.getclosurevars(inspect.unwrap(call))
         named.update({**found.globals, **found.nonlocals})
     yield from (value for _, value in sorted(named.items()) if isinstance(value, CompiledGraph))
+
+
+def _titled(schema: Any) -> str:
+    return str(schema.__name__)
 
 
 def _checked_updates(supersteps: Sequence[Sequence[StateUpdate]]) -> list[list[StateUpdate]]:

@@ -13,10 +13,12 @@ from durable_graph import (
     InvalidUpdateError,
     Log,
     StateGraph,
+    StoreUnavailableError,
     ThreadNotFoundError,
     UnknownInterruptError,
     interrupt,
 )
+from durable_graph.store.memory import MemoryStore
 from tests.graphs import Calls, Runner, at, new_thread
 
 KINDS = {"new": None, "kept": True}
@@ -448,3 +450,62 @@ def test_the_fork_of_a_subgraph_is_a_thread_of_its_own(run: Runner) -> None:
     builder.add_node("ask", run.node(asking(calls))).add_node("s2", run.node(calls.node("s2"))).add_edge("ask", "s2")
     graph = run.compile(builder.add_edge(START, "ask"))
     assert run.invoke(graph, Command(resume="yes"), other)["log"] == ["a", "s1", "ask:yes", "s2"]
+
+
+# --- crashes ----------------------------------------------------------------------------------
+
+
+class Dying(MemoryStore):
+    """Commits so many times more, and then nothing until it is revived."""
+
+    left: int | None = None
+
+    def append(self, *args: Any, **kwargs: Any) -> None:
+        self._count()
+        super().append(*args, **kwargs)
+
+    def change_thread(self, *args: Any) -> bool:
+        self._count()
+        return super().change_thread(*args)
+
+    def _count(self) -> None:
+        if self.left == 0:
+            raise StoreUnavailableError(store=self.name, problem="it is dead", fix="Revive it.")
+        self.left = None if self.left is None else self.left - 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way_back", ["fork", "question", "step of the subgraph"])
+def test_a_crash_at_every_commit_of_going_on_from_somewhere_else(kind: str, way_back: str) -> None:
+    for commits in range(100):
+        store, calls, config = Dying(), Calls(), new_thread()
+        run = Runner("sync", store)
+        graph = above(run, calls, below(run, calls, kind))
+        graph.invoke({"log": []}, config)
+        place = graph.get_state(config, subgraphs=True)
+        if way_back == "fork":
+            config = graph.fork(config, "other")
+            place = graph.get_state(config, subgraphs=True)
+        else:
+            graph.invoke(Command(resume="first"), config)
+        where = place.tasks[0].state.config if way_back == "step of the subgraph" else place.config
+        thread = {"thread_id": where["configurable"]["thread_id"]}
+        before = len(list(graph.replay(thread, stream_mode="events")))
+        calls.clear()
+        store.left = commits
+        try:
+            graph.invoke(Command(resume="yes"), where)
+        except StoreUnavailableError:
+            store.left = None
+            if len(list(graph.replay(thread, stream_mode="events"))) == before:
+                graph.invoke(Command(resume="yes"), where)  # nothing has been accepted
+            elif graph.get_state(thread).next:
+                graph.invoke(None, thread)
+            assert graph.get_state(thread).values["log"] == DONE
+            assert all(graph.verify({"thread_id": one.thread_id}).ok for one in graph.threads())
+        else:
+            assert graph.get_state(thread).values["log"] == DONE
+            assert calls == ["ask", "s2", "b"]
+            assert commits > 5
+            return
+    raise AssertionError("it never ended")

@@ -27,11 +27,11 @@ from durable_graph.errors import ParentCommand
 Steps = Generator[Invoke, Any, Any]
 
 
-def node_input(node: Node, position: Position, arg: Any) -> Any:
+def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
     """What the node receives: a Send's payload as it is, or the state in the shape of the node's schema."""
     if arg is not MISSING:
         return detached(arg)
-    return node.schema.build(node.schema.select(position.values.share()))
+    return node.schema.given(position.values.share(), remaining)
 
 
 def run_node(
@@ -41,7 +41,7 @@ def run_node(
     node = graph.nodes[job.task.node]
     token = current.set(runtime)
     try:
-        given = node_input(node, position, job.task.arg)
+        given = node_input(node, position, job.task.arg, runtime._remaining)
         try:
             output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
         except ParentCommand as below:  # a subgraph of this node speaks to us
@@ -81,16 +81,16 @@ def _routes(
 ) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, position, node, branch, update)
+        state = _router_input(graph, position, node, branch, update, runtime._remaining)
         answer = yield Invoke(branch.path, (state,), _extras(branch.wants, runtime))
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update) -> Any:
+def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update, remaining: int) -> Any:
     values = router_state(graph, position.values, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
-    return schema.build(schema.select(values))
+    return schema.given(values, remaining)
 
 
 def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:

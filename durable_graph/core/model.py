@@ -257,6 +257,8 @@ class Graph:
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
     interrupt_before: frozenset[str] = frozenset()  # nodes before which each run pauses; "*" for all
     interrupt_after: frozenset[str] = frozenset()
+    managed: frozenset[str] = frozenset()  # keys of schemas that are no channels
+    context: Any = None  # its schema
 
 
 # --- tasks ------------------------------------------------------------------------------------

@@ -473,6 +473,8 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
 
 def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[str, Any]:
     """A detached copy of an update; raises InvalidUpdateError for a key that is none, or a value of the wrong type."""
+    if graph.managed and not graph.managed.isdisjoint(update):  # given to the node, which gives it back
+        update = {key: value for key, value in update.items() if key not in graph.managed}
     for key in update:
         if key not in graph.channels:
             known = ", ".join(sorted(graph.channels))
@@ -878,7 +880,7 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
             fix=f"Give a dict with keys of the input schema: {', '.join(graph.input.keys)}",
         )
     for key in update:
-        if key not in graph.input.channels:
+        if key not in graph.input.channels and key not in graph.managed:
             raise InvalidUpdateError(
                 where="The input",
                 problem=f"it has the unknown key {key!r}",

@@ -133,6 +133,7 @@ class Run:
         self.children: Mapping[str, Any] = {}  # where subgraphs are to go on from, for a call addressed to one
         self._task = ""  # of the graph above, if it is not the one at hand: for a run that begins as a fork
         self._goes_on = False  # as a subgraph: with a run that was begun elsewhere
+        self.remaining = call.recursion_limit  # supersteps, after the one at hand
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
 
     def steps(self) -> Effects:
@@ -440,7 +441,8 @@ class Run:
     def _supersteps(self) -> Effects:
         if self.call.updates:
             return
-        for _ in range(self.call.recursion_limit):
+        while self.remaining:
+            self.remaining -= 1
             if self.stopped or not self.position.runnable:
                 return
             if self._pauses():
@@ -629,6 +631,7 @@ class Run:
             _now=call.now,
             _durable=self.codec is not None,
             _seed=job.task.seed,
+            _remaining=self.remaining,
             _answers={question.interrupt.id: answer for question, answer in given},
             _children=self.position.children.get(job.task.id, {}),
             _pinned=self.position.pinned,

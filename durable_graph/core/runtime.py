@@ -35,6 +35,7 @@ class Runtime(Generic[ContextT]):
     _now: Callable[[], float] = lambda: 0.0
     _durable: bool = True  # there is a log
     _seed: str = ""  # of its questions' ids
+    _remaining: int = 0  # supersteps that this call may still take after the one at hand
     _answers: Mapping[str, Any] = field(default_factory=dict)  # given so far, by question
     _counts: dict[str, int] = field(
         default_factory=lambda: {"questions": 0, "calls": 0, "graphs": 0}
