@@ -20,7 +20,7 @@ from durable_graph.core.address import Place, places
 from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import merged
 from durable_graph.core.effects import Recorded
-from durable_graph.core.model import Command, Graph, Node, StateUpdate, Task
+from durable_graph.core.model import Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, fork
@@ -63,14 +63,14 @@ class CompiledGraph(Log, Generic[StateT]):
     def name(self) -> str:
         return self._graph.name
 
-    def with_config(self, config: Config) -> CompiledGraph[StateT]:
-        """The same graph with these settings under those of each call."""
+    def with_config(self, config: Config | None = None, **settings: Any) -> CompiledGraph[StateT]:
+        """The same graph with these settings under those of each call: a config, or its keys as arguments."""
         return type(self)(
             self._graph,
             self._store,
             self._codec,
             self._key,
-            merged(self._config or {}, config),
+            merged(self._config or {}, merged(config or {}, settings)),
             inherits=self._inherits,
             types=self.types,
         )
@@ -122,7 +122,8 @@ class CompiledGraph(Log, Generic[StateT]):
         stream_mode: Modes = "values",
         **options: Unpack[Options],
     ) -> Any:
-        """Run the graph to its end and return the state then, with the open questions under "__interrupt__".
+        """Run the graph to its end and return the state then, with the open questions under "__interrupt__"; with
+        version="v2" as a GraphOutput.
 
         For another mode than "values": all that it would have streamed.
         """
@@ -131,7 +132,7 @@ class CompiledGraph(Log, Generic[StateT]):
         session = self._session(input, config, (), options)
         for _ in session.sync():
             pass
-        return self._outcome(session)
+        return self._outcome(session, options.get("version"))
 
     async def ainvoke(
         self,
@@ -147,7 +148,7 @@ class CompiledGraph(Log, Generic[StateT]):
         session = self._session(input, config, (), options)
         async for _ in session.asynchronous():
             pass
-        return self._outcome(session)
+        return self._outcome(session, options.get("version"))
 
     def batch(
         self,
@@ -406,12 +407,14 @@ class CompiledGraph(Log, Generic[StateT]):
         """The input as the engine takes it."""
         return value
 
-    def _outcome(self, session: Session) -> Any:
+    def _outcome(self, session: Session, version: str | None) -> Any:
         """What `invoke` returns: the state, with the open questions if there are any."""
         position = session.run.position
         asked = list(open_interrupts(position))
         view = self._view.only(self._graph.output.keys)
         values: Any = view.values(position)  # of an entrypoint it need not be a dict
+        if version == "v2":
+            return GraphOutput(values, tuple(asked))
         return {**(values if isinstance(values, dict) else {}), INTERRUPT: asked} if asked else values
 
     def _fork_effects(self, config: Config, to: str) -> Effects:

@@ -261,6 +261,12 @@ class StateGraph(Generic[StateT]):
         store, inherits = open_store(checkpointer), inherited(checkpointer)
         return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
 
+    def validate(self, interrupt: Sequence[str] | None = None) -> Self:
+        """Check the drawing, and that `interrupt` names nodes of it. Raises DrawingError; `compile` does it too."""
+        self._check()
+        self._pauses(interrupt)
+        return self
+
     def _check(self) -> None:
         known = {START, END, *self.nodes}
         for start, end in self._all_edges():

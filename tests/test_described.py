@@ -12,12 +12,18 @@ from durable_graph import (
     END,
     START,
     CallError,
+    Command,
     CompiledGraph,
     DrawingError,
+    GraphOutput,
     IsLastStep,
     RemainingSteps,
     Send,
     StateGraph,
+    entrypoint,
+    get_config,
+    get_runtime,
+    interrupt,
 )
 from tests.graphs import Runner, wait_for
 
@@ -79,6 +85,40 @@ def test_nodes_and_channels() -> None:
     assert list(graph.nodes) == [START, "a", "b"]
     assert graph.nodes["a"].call({}) == {"log": ["node"]}
     assert {name: channel.reducer for name, channel in graph.channels.items()} == {"log": operator.add, "x": None}
+
+
+def test_a_drawing_is_validated() -> None:
+    builder = StateGraph(State).add_node("a", node)
+    with pytest.raises(DrawingError, match="nothing leads from START"):
+        builder.validate()
+    assert builder.add_edge(START, "a").validate(["a"]) is builder
+    with pytest.raises(DrawingError, match="'b', which is no node"):
+        builder.validate(["b"])
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_what_invoke_returns_in_version_2(way: str, database_url: str) -> None:
+    def ask(state: State) -> State:
+        return {"x": interrupt("q?")}
+
+    with Runner(way, database_url) as run:
+        graph = run.compile(StateGraph(State).add_node("ask", run.node(ask)).add_edge(START, "ask"))
+        first = run.invoke(graph, {"log": []}, {"thread_id": "a"}, version="v2")
+        assert isinstance(first, GraphOutput)
+        assert (first.value, [question.value for question in first.interrupts]) == ({"log": []}, ["q?"])
+        last = run.invoke(graph, Command(resume="yes"), {"thread_id": "a"}, version="v2")
+        assert last == GraphOutput({"log": [], "x": "yes"})
+
+
+def test_settings_as_arguments() -> None:
+    @entrypoint(checkpointer=False)
+    def flow(value: str) -> Any:
+        return dict(get_config()["metadata"]), list(get_config()["tags"]), get_runtime(Context).context
+
+    made = flow.with_config({"tags": ["a"]}, metadata={"k": 1}).with_config(tags=["b"])
+    assert made.invoke("x", context=Context("ann")) == ({"k": 1}, ["a", "b"], Context("ann"))
+    with pytest.raises(CallError, match="takes and returns plain values"):
+        flow.get_input_jsonschema()
 
 
 # --- schemas ----------------------------------------------------------------------------------

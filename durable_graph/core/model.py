@@ -122,6 +122,14 @@ class StateSnapshot(NamedTuple):
     interrupts: tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GraphOutput(Generic[N]):
+    """What `invoke` returns with version="v2"."""
+
+    value: N  # the state at the end
+    interrupts: tuple[Interrupt, ...] = ()  # questions that are open
+
+
 class StateUpdate(NamedTuple):
     """One update of `bulk_update_state`, as if a node had returned it."""
 

@@ -108,14 +108,17 @@ calls_are_possible = False
 current: ContextVar[Runtime[Any] | None] = ContextVar("durable_graph_runtime", default=None)
 
 
-def get_runtime() -> Runtime[Any]:
-    """The runtime of the node that is running. Raises CallError outside of a node."""
+def get_runtime(context_schema: type[ContextT] | None = None) -> Runtime[ContextT]:
+    """The runtime of the node that is running. context_schema: says the type of its context, to type checkers.
+
+    Raises CallError outside of a node.
+    """
     runtime = current.get()
     if runtime is None:
         raise CallError(
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
         )
-    return runtime
+    return runtime  # of that context's type, says the caller
 
 
 def interrupt(value: Any) -> Any:
@@ -126,7 +129,7 @@ def interrupt(value: Any) -> Any:
     start, and each call here returns the answer it got before, in the order of the calls. Raises GraphInterrupt,
     which a node must let pass; CallError outside of a node or in a graph without a checkpointer.
     """
-    runtime = get_runtime()
+    runtime: Runtime[Any] = get_runtime()
     name = runtime._question()
     if name in runtime._answers:
         return detached(runtime._answers[name])

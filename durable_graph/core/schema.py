@@ -199,6 +199,11 @@ def model_of(name: str, schema: Any) -> Any:
     pydantic is not installed, or does not know a type."""
     if hasattr(schema, "model_json_schema"):
         return schema
+    if schema is dict:
+        raise CallError(
+            problem="an entrypoint takes and returns plain values, and has no schema with fields",
+            fix="Read the annotations of its function.",
+        )
     try:
         from pydantic import ConfigDict, Field, create_model
     except ImportError as error:
