@@ -6,17 +6,20 @@ from durable_graph.core.model import (
     END,
     START,
     Command,
+    GraphOutput,
     Interrupt,
     NodeError,
     PregelTask,
     RetryPolicy,
     Send,
     StateSnapshot,
+    StateUpdate,
     StreamEvent,
     StreamMode,
     TimeoutPolicy,
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
+from durable_graph.core.schema import IsLastStep, RemainingSteps
 from durable_graph.core.verify import Finding, Report
 from durable_graph.errors import (
     ArgumentError,
@@ -70,9 +73,11 @@ __all__ = [
     "Finding",
     "GraphBubbleUp",
     "GraphInterrupt",
+    "GraphOutput",
     "GraphRecursionError",
     "Interrupt",
     "InvalidUpdateError",
+    "IsLastStep",
     "Log",
     "MessagesState",
     "NodeCodeError",
@@ -80,6 +85,7 @@ __all__ = [
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
+    "RemainingSteps",
     "Report",
     "RetryPolicy",
     "RoutingError",
@@ -88,6 +94,7 @@ __all__ = [
     "Send",
     "StateGraph",
     "StateSnapshot",
+    "StateUpdate",
     "StoreError",
     "StoreUnavailableError",
     "StreamEvent",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -51,7 +51,7 @@ class DurableTask(Generic[P, T]):
         interrupt, the call is not made again: the future has the recorded result at once. Raises CallError outside of a
         node; the future raises what the function raised, which is not recorded.
         """
-        caller = runtime.get_runtime()
+        caller: runtime.Runtime[Any] = runtime.get_runtime()
         assert caller._start is not None
         number = caller._count("calls")
         return caller._start(number, self.name, self.call, (args, kwargs), self.retry, self.timeout)
@@ -98,6 +98,7 @@ class entrypoint:
         self,
         checkpointer: str | Store | bool | None = None,
         *,
+        context_schema: type[Any] | None = None,
         name: str | None = None,
         retry_policy: Retry = None,
         timeout: float | timedelta | TimeoutPolicy | None = None,
@@ -105,6 +106,7 @@ class entrypoint:
         key: bytes | str | None = None,
     ) -> None:
         self._checkpointer = checkpointer
+        self._context = context_schema
         self._name = name
         self._retry = (retry_policy,) if isinstance(retry_policy, RetryPolicy) else tuple(retry_policy or ())
         self._timeout = policy_of(timeout)
@@ -119,7 +121,7 @@ class entrypoint:
                 problem=f"the entrypoint {name!r} has a timeout but is no async function",
                 fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
             )
-        graph = _graph(name, function, self._retry, self._timeout)
+        graph = replace(_graph(name, function, self._retry, self._timeout), context=self._context)
         hints = getattr(function, "__annotations__", {})
         types = [*_types(hints), *self._types]
         store = open_store(self._checkpointer)

@@ -12,6 +12,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_or
 
 from durable_graph.codec import Codec, storable_types
 from durable_graph.compiled import CompiledGraph
+from durable_graph.core.address import RESERVED
 from durable_graph.core.channels import Channel
 from durable_graph.core.model import (
     END,
@@ -64,8 +65,14 @@ class StateGraph(Generic[StateT]):
         self.channels: dict[str, Channel] = {}
         self._schemas: dict[Any, Schema] = {}
         self._subgraphs: dict[str, CompiledGraph[Any]] = {}
-        for schema in (state_schema, self.input_schema, self.output_schema):
-            self._schema(schema)
+        self._schema(state_schema)
+        for schema in (self.input_schema, self.output_schema):
+            if self._schema(schema).managed and schema is not state_schema:
+                raise DrawingError(
+                    problem=f"{schema.__qualname__} has {', '.join(self._schemas[schema].managed)}, which is given to "
+                    "nodes and is no input or output",
+                    fix="Keep RemainingSteps and IsLastStep in the state's schema or a node's input_schema.",
+                )
 
     def _schema(self, schema: Any) -> Schema:
         """Read a schema once and take its channels over. A channel may have one reducer only."""
@@ -122,6 +129,9 @@ class StateGraph(Generic[StateT]):
             raise DrawingError(problem=f"there already is a node {name!r}", fix="Give this one another name.")
         if name in (START, END):
             raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
+        if any(letter in name for letter in RESERVED):
+            problem = f"the name {name!r} holds one of {' '.join(RESERVED)}, which separate the names of subgraphs"
+            raise DrawingError(problem=problem, fix="Choose another name.")
         if isinstance(call, CompiledGraph):
             self._subgraphs[name] = call
             read, ends = call.node_schema(), ()
@@ -251,6 +261,12 @@ class StateGraph(Generic[StateT]):
         store, inherits = open_store(checkpointer), inherited(checkpointer)
         return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
 
+    def validate(self, interrupt: Sequence[str] | None = None) -> Self:
+        """Check the drawing, and that `interrupt` names nodes of it. Raises DrawingError; `compile` does it too."""
+        self._check()
+        self._pauses(interrupt)
+        return self
+
     def _check(self) -> None:
         known = {START, END, *self.nodes}
         for start, end in self._all_edges():
@@ -304,6 +320,8 @@ class StateGraph(Generic[StateT]):
             self._schemas[self.output_schema],
             _fingerprint(nodes, self.channels),
             field_checks(self.state_schema),
+            managed=frozenset(name for schema in self._schemas.values() for name in schema.managed),
+            context=self.context_schema,
         )
 
     def _complete(self, node: Node) -> Node:

@@ -19,9 +19,11 @@ from typing import Any, Literal, TypedDict
 from durable_graph import drivers, leases
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
+from durable_graph.core.address import Place, thread_of
 from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph
+from durable_graph.core.planner import Child
 from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
@@ -97,9 +99,14 @@ class Session:
                 problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",
                 fix="On SQLite an open transaction keeps that graph's rows from being saved: call it before.",
             )
-        self._caller = caller if caller is not None and _is_below(caller, parts, given) else None
-        self._parts = parts if self._caller is None else _placed(parts, self._caller)
-        self._given = given if self._caller is None else replace(given, thread_id=self._thread_id(self._caller))
+        below = caller is not None and not settings.get("updates") and _is_below(caller, parts, given)
+        self._caller = caller if below else None
+        self._parts = parts
+        self._given = given
+        if self._caller is not None:
+            self._place = _place(self._caller, parts)
+            self._parts = _placed(parts, self._caller)
+            self._given = replace(given, thread_id=self._place.thread(self._caller.thread_id), ns=())
         self._shaper = shaper
         self._own_show = show or partial(shaper.show, parts.view, ())
         self._printer = Shaper(options.get("print_mode") or (["debug"] if options.get("debug") else ()))
@@ -166,6 +173,8 @@ class Session:
             thread_id=thread_id,
             run_id=owner.rpartition("/")[2],
             step=given.step,
+            root=thread_id,
+            inside=given.ns,
             config=given.for_nodes(thread_id),
             recorded=given.recorded(),
             recursion_limit=given.recursion_limit,
@@ -177,7 +186,9 @@ class Session:
             **self._settings,
         )
         if caller is not None:
-            call = _below(call, caller)
+            call = _below(call, caller, self._place)
+        elif given.ns and call.updates:
+            call = replace(call, thread_id=thread_of(thread_id, given.ns))
         self.run = Run(parts.graph, parts.codec if parts.store is not None else None, parts.key, call)
         return self.run
 
@@ -186,14 +197,9 @@ class Session:
         if self._caller is None:
             return Link(self._parts.store, self._parts.key, self._shaper, ())
         above: Link = self._caller._link
-        return replace(above, ns=(*above.ns, f"{self._caller.node}:{self._caller.task}"))
+        return replace(above, ns=(*above.ns, *self._place.parts))
 
     # --- as a subgraph ------------------------------------------------------------------------
-
-    def _thread_id(self, caller: Runtime[Any]) -> str:
-        if self._parts.inherits is True:
-            return f"{caller.thread_id}/{caller.node}"
-        return f"{caller.thread_id}/{caller.task}/{caller._count('graphs')}"
 
     def _show_around(self, it: Emission) -> Iterable[Any]:
         """Also to the graph above, and to whoever reads what is printed."""
@@ -265,13 +271,28 @@ def _placed(parts: Parts, caller: Runtime[Any]) -> Parts:
     return replace(parts, store=link.store, key=link.key)
 
 
-def _below(call: Call, caller: Runtime[Any]) -> Call:
+def _base(caller: Runtime[Any], place: Place) -> Child | None:
+    """What a new run of a subgraph that goes on from run to run is put on. None: where its thread stands."""
+    if not place.kept or caller._pinned is None:
+        return None
+    pinned: Mapping[str, Child | None] = caller._pinned
+    return pinned.get(place.key, (place.thread(caller.thread_id), -1, {}))
+
+
+def _place(caller: Runtime[Any], parts: Parts) -> Place:
+    number = caller._count("graphs")
+    return Place(caller.node, None if parts.inherits is True else caller.task, number)
+
+
+def _below(call: Call, caller: Runtime[Any], place: Place) -> Call:
     task = f"{caller.thread_id}/{caller.task}"
     return replace(
         call,
         task=task,
         parent=(caller.thread_id, caller.step),
         answers=caller._answers,
+        origin=caller._children.get(place.key),
+        base=_base(caller, place),
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,
     )

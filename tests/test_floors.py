@@ -20,7 +20,7 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors"},
-    {"core.chain", "core.channels", "core.config", "core.times", "leases"},
+    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "leases"},
     {"messages"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},

@@ -31,6 +31,7 @@ class CallConfig:
 
     thread_id: str | None
     step: int | None
+    ns: tuple[str, ...]  # of a subgraph's run below that thread; () for the thread itself
     configurable: Mapping[str, Any]
     metadata: Mapping[str, Any]
     tags: tuple[str, ...]
@@ -40,8 +41,9 @@ class CallConfig:
 
     def for_nodes(self, thread_id: str) -> dict[str, Any]:
         """The config as nodes see it."""
+        own = {key: value for key, value in self.configurable.items() if key not in PLACES}
         return {
-            "configurable": {**self.configurable, "thread_id": thread_id},
+            "configurable": {**own, "thread_id": thread_id},
             "metadata": dict(self.metadata),
             "tags": list(self.tags),
             "recursion_limit": self.recursion_limit,
@@ -67,6 +69,7 @@ def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None
     return CallConfig(
         thread_id=_thread_id(configurable.get("thread_id")),
         step=_step(configurable),
+        ns=_namespace(configurable.get("checkpoint_ns")),
         configurable=configurable,
         metadata=_mapping(given, "metadata"),
         tags=_tags(given.get("tags")),
@@ -128,6 +131,12 @@ def _thread_id(value: Any) -> str | None:
     if not isinstance(value, str) or not value:
         raise _wrong("thread_id", f"expected a text that is not empty, got {value!r}", "Give an id, or leave it out")
     return value
+
+
+def _namespace(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | None) or "" in (value or "-").split("|"):
+        raise _wrong("checkpoint_ns", f"expected 'node:task|...', got {value!r}", "Take it from get_state's tasks")
+    return tuple(value.split("|")) if value else ()
 
 
 def _step(configurable: Mapping[str, Any]) -> int | None:

@@ -70,6 +70,7 @@ class Job:
         "make_runtime",
         "parent",
         "recall",
+        "remaining",
         "reply",
         "retry",
         "runtime_made",
@@ -85,6 +86,7 @@ class Job:
         self.attempt = attempt
         self.make_runtime: Callable[[Job], Any]
         self.runtime_made: Any = None
+        self.remaining = 0  # supersteps that this call may still take after the one at hand
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them

@@ -27,11 +27,11 @@ from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
 Steps = Generator[Invoke, Any, Any]
 
 
-def node_input(node: Node, position: Position, arg: Any) -> Any:
+def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
     """What the node receives: a Send's payload as it is, or the state in the shape of the node's schema."""
     if arg is not MISSING:
         return detached(arg)
-    return node.schema.build(node.schema.select(position.values.share()))
+    return node.schema.given(position.values.share(), remaining)
 
 
 def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
@@ -39,7 +39,7 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
     node = graph.nodes[job.task.node]
     token = current.set(job.runtime)
     try:
-        given = node_input(node, position, job.task.arg)
+        given = node_input(node, position, job.task.arg, job.remaining)
         try:
             output = yield node.call, (given,), _extras(node.wants, job, error), node.timeout
         except ParentCommand as below:  # a subgraph of this node speaks to us
@@ -84,16 +84,16 @@ def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job)
 def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, values, node, branch, update)
+        state = _router_input(graph, values, node, branch, update, job.remaining)
         answer = yield branch.path, (state,), _extras(branch.wants, job), None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, update: Update) -> Any:
+def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, update: Update, remaining: int) -> Any:
     values = router_state(graph, before, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
-    return schema.build(schema.select(values))
+    return schema.given(values, remaining)
 
 
 _NOTHING: Mapping[str, Any] = {}

@@ -122,6 +122,22 @@ class StateSnapshot(NamedTuple):
     interrupts: tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GraphOutput(Generic[N]):
+    """What `invoke` returns with version="v2"."""
+
+    value: N  # the state at the end
+    interrupts: tuple[Interrupt, ...] = ()  # questions that are open
+
+
+class StateUpdate(NamedTuple):
+    """One update of `bulk_update_state`, as if a node had returned it."""
+
+    values: Any
+    as_node: str | None = None  # None: the node that ran last
+    task_id: str | None = None  # the pending task whose place it takes
+
+
 # --- policies ---------------------------------------------------------------------------------
 
 
@@ -249,6 +265,8 @@ class Graph:
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
     interrupt_before: frozenset[str] = frozenset()  # nodes before which each run pauses; "*" for all
     interrupt_after: frozenset[str] = frozenset()
+    managed: frozenset[str] = frozenset()  # keys of schemas that are no channels
+    context: Any = None  # its schema
 
 
 # --- tasks ------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ The body of a row is a dictionary:
     apply      at a barrier, {key: operation} for channels whose reducer is replayable
     results    at a barrier, {key: value} for channels whose reducer is user code
     starts     in an input row, {key: value} that reducers start from; set before the update
-    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers}
+    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers, seed, asked}
     parent     at the end of a subgraph's run, {update, goto} for the graph above it
+    nodes      in an update row, those whose updates it holds, if there are several
     joins      at a barrier, {join: sources seen so far} for joins that still wait
     deferred   at a barrier, deferred nodes that wait for all others
     dropped    what was pending and will not run, because a new input or update came
@@ -20,7 +21,10 @@ The body of a row is a dictionary:
     interrupts what a task asks: [value, id, asked in a subgraph]; [] for a pause before or after a node
     answers    in a resume row, {interrupt id: answer}
     add        in a resume row, tasks that a Command adds to the superstep at hand, as in `next`
+    children   in a resume or fork row, where subgraphs of the pending tasks go on from: {task: {key: [thread, step,
+               the same for the tasks of that subgraph]}}
     custom     what the task sent to the stream writer: [rows before it, number, data]
+    below      rows of subgraphs that were written while the task ran: [rows before it, number, thread, from, to]
     result     of a @task that a node called, what it returned; such a row's task is "<task>/<number of the call>"
     attempt    which attempt of the task this is, from 1
     failures   errors of the attempts before it in this run: {error, started, finished}
@@ -33,8 +37,9 @@ A row with `next` is a barrier.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from durable_graph.core.address import place_of
 from durable_graph.core.channels import MISSING, Channel, Overwrite, Values, detached, overwritten, reduced, replayable
 from durable_graph.core.model import (
     END,
@@ -64,6 +69,15 @@ HANDLER = "__error_handler__"  # LangGraph's prefix: "<prefix><node>" took a fai
 Body = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]] | None
 Goto = list[str | Send]
+Child = Sequence[Any]  # a subgraph's thread, its step, and the children of that subgraph's tasks
+
+
+class Given(NamedTuple):
+    """An update from outside, as if `node` had returned it."""
+
+    node: str
+    update: Update
+    goto: Goto
 
 
 class Position:
@@ -71,9 +85,11 @@ class Position:
 
     __slots__ = (
         "answers",
+        "asked",
         "attempts",
         "begun",
         "calls",
+        "children",
         "command",
         "created_at",
         "deferred",
@@ -82,12 +98,14 @@ class Position:
         "gotos",
         "hash",
         "joins",
+        "kept",
         "kind",
         "last_nodes",
         "loose",
         "packed",
         "parent",
         "paused",
+        "pinned",
         "questions",
         "run",
         "run_id",
@@ -119,8 +137,13 @@ class Position:
         self.errors: dict[str, Failure] = {}
         self.attempts: dict[str, int] = {}  # begun so far, for tasks that may have begun
         self.questions: dict[str, list[Question]] = {}  # open ones, by task
+        self.asked: dict[str, list[Question]] = {}  # before an update that left it open: may be answered ahead
         self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
         self.calls: dict[str, dict[int, tuple[str, Any]]] = {}  # @tasks called by unfinished ones: name, result
+        self.children: dict[str, dict[str, Child]] = {}  # by task: where its subgraphs stood at its last row
+        self.kept: dict[str, Child] = {}  # of subgraphs that go on from run to run: where they stand
+        # After going back in time, where those have to go on from, if not from their beginning; None: any further
+        self.pinned: dict[str, Child | None] | None = None
         self.begun = False  # a run may have begun these tasks
         self.paused = False  # stopped before or after a node since the last barrier, as was asked for
         self.command: Mapping[str, Any] | None = None  # for the graph above, which ended this subgraph's run
@@ -149,12 +172,20 @@ class Position:
         return [task for task in self.tasks if task.id not in self.done and task.id not in self.questions]
 
     @property
+    def planned_here(self) -> bool:
+        """Whether the row last applied is the one that planned the tasks."""
+        return bool(self.tasks) and self.tasks[0].id.partition(".")[0] == str(self.step)
+
+    @property
     def next(self) -> tuple[str, ...]:
         return tuple([task.node for task in self.tasks if task.id not in self.done])
 
     def apply(self, row: Any, body: Body) -> bool:
         """Add a row; True if the state's values changed. Calls no user code and does not need the graph."""
-        self.parent = (self.thread_id, row.parent_step) if row.parent_step is not None else self.parent
+        if row.parent_step is not None:
+            self.parent = (self.thread_id, row.parent_step)
+        if (row.step and row.parent_step != row.step - 1) or row.kind == "fork":
+            self.pinned = {**self.kept}
         self.step = row.step
         if row.step > self.tail:
             self.tail = row.step
@@ -166,7 +197,17 @@ class Position:
         self.run_id = row.run_id
         if "run" in body:
             self.run = body["run"]
+        if "below" in body:
+            self._note_below(row, body["below"])
         return _APPLY[row.kind](self, row, body)
+
+    def _note_below(self, row: Any, marks: Sequence[Any]) -> None:
+        known = _noted(row, marks)
+        self.children = {**self.children, row.task: {**self.children.get(row.task, _NOTHING), **known}}
+        kept = {key: child for key, child in known.items() if "/" in key}
+        if kept:
+            self.kept = {**self.kept, **kept}
+            self.pinned = None if self.pinned is None else {**self.pinned, **dict.fromkeys(kept)}
 
     def _task(self, row: Any, body: Body) -> bool:
         if "result" in body:
@@ -197,7 +238,7 @@ class Position:
 
     def _update(self, row: Any, body: Body) -> bool:
         changed = self._merge([*_in_order(self.tasks, self.done), body.get("update")], body)
-        self.last_nodes = (row.node,) if row.node else ()
+        self.last_nodes = (row.node,) if row.node else tuple(body.get("nodes", ()))
         paused = self.paused
         self._plan(row, body)
         self.paused = paused  # who paused has looked: an update is why one pauses
@@ -213,6 +254,7 @@ class Position:
         if row.task is None:
             self.paused = True
             return False
+        self.asked.pop(row.task, None)
         self.questions[row.task] = [
             Question(Interrupt(value, name), below) for value, name, below in body["interrupts"]
         ]
@@ -226,7 +268,8 @@ class Position:
                 self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
         self.errors, self.begun = {}, True
         self._answer(body.get("answers"))
-        if row.step != row.parent_step + 1:
+        self._know(body)
+        if row.step != row.parent_step + 1 or "children" in body:
             self._branch(row.step)
         added = body.get("add", ())
         self.tasks += planned(row, added, len(self.tasks)) if added else ()
@@ -249,11 +292,12 @@ class Position:
                 if asked and all(question.interrupt.id in waits for question in asked)
             }
             return
-        for task_id, questions in list(self.questions.items()):
+        for task_id, questions in [*self.questions.items(), *self.asked.items()]:
             given = [(q, answers[q.interrupt.id]) for q in questions if q.interrupt.id in answers]
             if given:
                 self.answers[task_id] = [*self.answers.get(task_id, ()), *given]
-                del self.questions[task_id]
+                self.questions.pop(task_id, None)
+                self.asked.pop(task_id, None)
 
     def _branch(self, step: int) -> None:
         """After going back in time the tasks are new ones: they get ids of their own."""
@@ -263,14 +307,27 @@ class Position:
         self.gotos = {ids[task_id]: goto for task_id, goto in self.gotos.items()}
         self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
         self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
+        self.asked = {ids[task_id]: questions for task_id, questions in self.asked.items()}
         self.calls = {_renamed(ids, caller): calls for caller, calls in self.calls.items()}
         self.errors = {_renamed(ids, task_id): failure for task_id, failure in self.errors.items()}
+        self.children = {_renamed(ids, caller): children for caller, children in self.children.items()}
         self.attempts = {}
 
+    def _know(self, body: Body) -> None:
+        for task_id, children in body.get("children", _NOTHING).items():
+            self.children = {**self.children, task_id: {**self.children.get(task_id, _NOTHING), **children}}
+
     def _fork(self, row: Any, body: Body) -> bool:
-        self._branch(row.step)
         self.begun = False
+        self._know(body)
+        self._branch(row.step)  # the ids are those of the other thread's steps
         return False
+
+    def forked(self) -> Position:
+        """As a fork of this one would begin."""
+        copy = self.frozen()
+        copy._branch(0)
+        return copy
 
     def _merge(self, updates: Sequence[Update], body: Body) -> bool:
         operations, results = body.get("apply", _NOTHING), body.get("results", _NOTHING)
@@ -301,10 +358,43 @@ class Position:
         self.attempts = {}
         self.questions = {}
         self.answers = {}
+        self.asked = _asked_before(row.step, body["next"])
         self.calls = {}
+        self.children = {}
 
 
-_NOTHING: Mapping[str, Any] = {}
+class Later:
+    """What has become of a barrier's tasks: their results, errors and questions, from rows that came after it."""
+
+    def __init__(self, barrier: Position) -> None:
+        self.done = dict(barrier.done)
+        self.errors = dict(barrier.errors)
+        self.questions = dict(barrier.questions)
+        self.children = dict(barrier.children)
+
+    def note(self, position: Position) -> None:
+        """Add the row that `position` has just applied; not that of the next barrier, which `close` adds."""
+        self.done.update(position.done)
+        self.errors.update(position.errors)
+        self.questions.update(position.questions)
+        self.children.update(position.children)
+
+    def close(self, row: Any, body: Body) -> None:
+        """Add the row of the superstep's last task."""
+        if row.kind == "task":
+            self.done[row.task] = body.get("update")
+            known = _noted(row, body.get("below", ()))
+            if known:
+                self.children[row.task] = {**self.children.get(row.task, _NOTHING), **known}
+
+
+def _noted(row: Any, marks: Sequence[Any]) -> dict[str, Child]:
+    """What a task's row tells of its subgraphs, by their keys."""
+    places = [(place_of(row.thread_id, row.node, row.task, mark[2]), mark) for mark in marks]
+    return {place.key: (mark[2], mark[4], _NOTHING) for place, mark in places}
+
+
+_NOTHING: dict[str, Any] = {}  # never changed
 _APPLY = {
     "input": Position._input,
     "task": Position._task,
@@ -335,7 +425,15 @@ def _planned(thread_id: str, task_id: str, entry: Any) -> Task:
     if isinstance(entry, str):
         return Task(task_id, entry, (branch_to(entry),), MISSING, seed)
     triggers = tuple(entry.get("triggers", ("__send__",)))
-    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), seed)
+    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), entry.get("seed", seed))
+
+
+def _asked_before(step: int, entries: Sequence[Any]) -> dict[str, list[Question]]:
+    return {
+        f"{step}.{place}": [Question(Interrupt(None, name), below) for name, below in entry["asked"]]
+        for place, entry in enumerate(entries)
+        if not isinstance(entry, str) and "asked" in entry
+    }
 
 
 def _renamed(ids: Mapping[str, str], task: str) -> str:
@@ -378,6 +476,8 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
 
 def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[str, Any]:
     """A detached copy of an update; raises InvalidUpdateError for a key that is none, or a value of the wrong type."""
+    if graph.managed and not graph.managed.isdisjoint(update):  # given to the node, which gives it back
+        update = {key: value for key, value in update.items() if key not in graph.managed}
     checked = {}
     for key, value in update.items():
         channel = graph.channels.get(key)
@@ -739,20 +839,57 @@ def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> 
     return body
 
 
-def update_body(graph: Graph, position: Position, update: Update, goto: Goto, as_node: str) -> Body:
-    """The body of `update_state`: as if `as_node` had returned this update, after the siblings that have finished."""
-    body: Body = {"update": update}
-    updates = [*_in_order(position.tasks, position.done), update]
-    reduce_into(graph, position.values, updates, body)
-    dropped = [task for task in position.pending if task.node != as_node]
+def update_body(graph: Graph, position: Position, updates: Sequence[Given], task: str | None = None) -> Body:
+    """The body of `update_state`: as if these nodes had returned these updates, after the siblings that have
+    finished. `task` is the one whose place the update takes, if the caller has named it."""
+    body: Body = {"update": updates[0].update if len(updates) == 1 else _folded([*_each(updates)])}
+    if len(updates) > 1:
+        body["nodes"] = [given.node for given in updates]
+        _check_together(graph, updates)
+    reduce_into(graph, position.values, [*_in_order(position.tasks, position.done), body["update"]], body)
+    nodes = {given.node for given in updates}
+    dropped = [t for t in position.pending if (t.id != task if task else t.node not in nodes)]
     if dropped:
-        body["dropped"] = [task.node for task in dropped]
+        body["dropped"] = [t.node for t in dropped]
     finished = [(t.node, position.gotos.get(t.id, [])) for t in position.tasks if t.id in position.done]
-    if as_node == END:
+    if nodes == {END}:
         body["next"] = []
-    else:
-        plan_into(graph, position, [*finished, (as_node, goto)], body)
+        return body
+    plan_into(graph, position, [*finished, *((given.node, given.goto) for given in updates)], body)
+    _keep_questions(position, body["next"])
     return body
+
+
+def _each(updates: Sequence[Given]) -> Iterable[dict[str, Any]]:
+    for given in updates:
+        yield from given.update if isinstance(given.update, list) else [given.update or {}]
+
+
+def _check_together(graph: Graph, updates: Sequence[Given]) -> None:
+    """Updates of one superstep: a key without a reducer takes one write."""
+    by: dict[str, list[tuple[str, Any]]] = {}
+    for given in updates:
+        for key, write in pairs(given.update):
+            by.setdefault(key, []).append((given.node, write))
+    for key, writes in by.items():
+        if len(writes) > 1 and _once(graph, key, [write for _, write in writes]):
+            raise _conflict(graph, key, writes[1][0], writes[0][0])
+
+
+def _keep_questions(position: Position, entries: list[Any]) -> None:
+    """A task that has asked, and is planned once more by an update, asks under the same names: an answer may be
+    given right after the update. Not if it has answers already: what they answered may have changed."""
+    left = [t for t in position.pending if t.id in position.questions and t.id not in position.answers]
+    waits = position.waits
+    for place, entry in enumerate(entries):
+        name = entry if isinstance(entry, str) else entry["node"]
+        before = next((t for t in left if t.node == name), None)
+        if before is None:
+            continue
+        left.remove(before)
+        asked = [[q.interrupt.id, q.below] for q in position.questions[before.id] if q.interrupt.id not in waits]
+        plain = {"node": entry, "triggers": [f"branch:to:{entry}"]} if isinstance(entry, str) else entry
+        entries[place] = {**plain, "seed": before.seed, "asked": asked}
 
 
 def _drop_into(position: Position, body: Body) -> None:
@@ -770,7 +907,7 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
             fix=f"Give a dict with keys of the input schema: {', '.join(graph.input.keys)}",
         )
     for key in update:
-        if key not in graph.input.channels:
+        if key not in graph.input.channels and key not in graph.managed:
             raise InvalidUpdateError(
                 where="The input",
                 problem=f"it has the unknown key {key!r}",
@@ -802,7 +939,8 @@ def command_body(graph: Graph, position: Position, command: Command[Any]) -> Bod
 
 def _answers(position: Position, resume: Any) -> dict[str, Any]:
     """{interrupt id: answer}; raises UnknownInterruptError for an answer that fits no open question, or several."""
-    asked = [question.interrupt for questions in position.questions.values() for question in questions]
+    ahead = [questions for task_id, questions in position.asked.items() if task_id not in position.done]
+    asked = [question.interrupt for questions in [*position.questions.values(), *ahead] for question in questions]
     asked = [interrupt for interrupt in asked if not isinstance(interrupt.value, Wait)]
     ids = [interrupt.id for interrupt in asked]
     if isinstance(resume, dict) and resume and all(_is_interrupt_id(key) for key in resume):
@@ -830,6 +968,4 @@ def _no_question(position: Position, problem: str, asked: Sequence[Interrupt]) -
 
 def accept_update(graph: Graph, value: Any) -> Update:
     """The update that was given to update_state; raises InvalidUpdateError for what is none."""
-    if value is None:
-        return None
-    return _given(graph, "update_state", value)
+    return None if value is None else _given(graph, "update_state", value)

@@ -16,12 +16,12 @@ Everything shown is a copy: what a consumer does to it changes nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable_graph.core.channels import MISSING, detached, is_removal
 from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown
 from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
-from durable_graph.core.planner import Position, Update, pairs
+from durable_graph.core.planner import Later, Position, Update, pairs
 from durable_graph.errors import ArgumentError
 
 RETURN = "__return__"
@@ -80,12 +80,12 @@ class View:
 # --- snapshots --------------------------------------------------------------------------------
 
 
-def config_of(thread_id: str, step: int) -> dict[str, Any]:
+def config_of(thread_id: str, step: int, ns: Sequence[str] = ()) -> dict[str, Any]:
     """The config that names this step: give it to stream, get_state, fork ..."""
     return {
         "configurable": {
             "thread_id": thread_id,
-            "checkpoint_ns": "",
+            "checkpoint_ns": "|".join(ns),
             "checkpoint_id": str(step),
             "step": step,
         }
@@ -105,17 +105,33 @@ def metadata_of(position: Position) -> dict[str, Any]:
     }
 
 
-def snapshot_of(view: View, position: Position) -> StateSnapshot:
-    parent = position.parent
+class Address(NamedTuple):
+    """By which names a thread is asked for: its own or, for a subgraph's run, those of the thread above all."""
+
+    thread_id: str
+    root: str
+    ns: tuple[str, ...] = ()
+    parents: Mapping[str, str] = {}  # the step of the graph above that planned its task, by that graph's namespace
+
+    def config(self, thread_id: str, step: int) -> dict[str, Any]:
+        return config_of(self.root, step, self.ns) if thread_id == self.thread_id else config_of(thread_id, step)
+
+
+def snapshot_of(
+    view: View, position: Position, address: Address | None = None, later: Later | None = None
+) -> StateSnapshot:
+    """`later`: what has become of the tasks since."""
+    address = address or Address(position.thread_id, position.thread_id)
+    tasks = tuple([_task_of(view, position, task, later) for task in position.tasks])
     return StateSnapshot(
         view.values(position),
         position.next,
-        config_of(position.thread_id, position.step),
-        metadata_of(position),
+        address.config(position.thread_id, position.step),
+        {**metadata_of(position), "parents": dict(address.parents)},
         position.created_at,
-        config_of(*parent) if parent is not None else None,
-        tuple([_task_of(view, position, task) for task in position.tasks]),
-        open_interrupts(position),
+        address.config(*position.parent) if position.parent is not None else None,
+        tasks,
+        tuple([interrupt for task in tasks for interrupt in task.interrupts]),
     )
 
 
@@ -124,17 +140,18 @@ def open_interrupts(position: Position) -> tuple[Interrupt, ...]:
     return tuple([found for task in position.tasks for found in _asked(position, task)])
 
 
-def _asked(position: Position, task: Task) -> tuple[Interrupt, ...]:
+def _asked(position: Position | Later, task: Task) -> tuple[Interrupt, ...]:
     questions = position.questions.get(task.id, ())
     return tuple([Interrupt(detached(q.interrupt.value), q.interrupt.id) for q in questions])
 
 
-def _task_of(view: View, position: Position, task: Task) -> PregelTask:
-    failure = position.errors.get(task.id)
+def _task_of(view: View, position: Position, task: Task, later: Later | None = None) -> PregelTask:
+    found = position if later is None else later
+    failure = found.errors.get(task.id)
     error = f"{failure.type}: {failure.message}" if failure else None
-    result = view.update(position.done[task.id]) or {} if task.id in position.done else None
+    result = view.update(found.done[task.id]) or {} if task.id in found.done else None
     place = int(task.id.rpartition(".")[2])
-    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(position, task), None, result)
+    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(found, task), None, result)
 
 
 def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:

@@ -36,11 +36,13 @@ from durable_graph.core.effects import (
     Spawned,
     Start,
 )
-from durable_graph.core.history import Decoder, load, pack
+from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
 from durable_graph.core.job import run_call, run_entry, run_node
-from durable_graph.core.model import END, START, Command, Graph, NodeError, Task, Wait
+from durable_graph.core.model import END, START, Command, Graph, NodeError, StateUpdate, Task, Wait
 from durable_graph.core.planner import (
     Body,
+    Child,
+    Given,
     Position,
     Update,
     accept_input,
@@ -56,6 +58,7 @@ from durable_graph.core.planner import (
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso
 from durable_graph.errors import (
+    ArgumentError,
     CallError,
     ChangedGraphError,
     CheckpointNotFoundError,
@@ -94,8 +97,7 @@ class Call:
     run_id: str
     input: Any = None  # None: continue
     step: int | None = None  # go on from this step instead of the newest
-    updates: bool = False  # this is update_state: `input` is the update, and nothing runs
-    as_node: str | None = None  # for update_state: the node that made it; None: the one that ran last
+    updates: Sequence[StateUpdate] = ()  # this is update_state: nothing runs
     config: Mapping[str, Any] = field(default_factory=dict)  # as nodes see it
     recorded: Mapping[str, Any] = field(default_factory=dict)  # of the config, what the run's first row keeps
     context: Any = None
@@ -106,6 +108,10 @@ class Call:
     task: str = ""  # of a subgraph's run: the task above that it runs in, as "<thread>/<task>"
     parent: tuple[str, int] | None = None  # that thread and its step
     answers: Mapping[str, Any] = field(default_factory=dict)  # given above; those to its own questions count
+    origin: Child | None = None  # of a subgraph's run: where it goes on from, if it has no thread of its own yet
+    base: Child | None = None  # and where a new input is put on, if it goes on from run to run
+    root: str = ""  # for a call that is addressed to a subgraph: the thread above all
+    inside: tuple[str, ...] = ()  # and the namespace below it; `step` is one of the subgraph's
     link: Any = None  # for subgraphs of this run: see session.Link
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
@@ -124,6 +130,10 @@ class Run:
         self.epoch = 0
         self.leased = False
         self.stopped = False  # the consumer has gone
+        self.children: Mapping[str, Any] = {}  # where subgraphs are to go on from, for a call addressed to one
+        self._task = ""  # of the graph above, if it is not the one at hand: for a run that begins as a fork
+        self._goes_on = False  # as a subgraph: with a run that was begun elsewhere
+        self.remaining = call.recursion_limit  # supersteps, after the one at hand
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
 
     def steps(self) -> Effects:
@@ -145,14 +155,14 @@ class Run:
         thread = None
         taken: Sequence[str] = ()
         if self.codec is not None:
-            thread = yield from self._load(iso(now))
+            thread = yield from self._load(now)
         if self._was_here():
             if not self.position.tasks:
                 return  # this subgraph's run had ended before its node did
             kind, node, body = "resume", None, self._answered_above()
         elif self.call.updates:
-            kind, node = "update", self._updating_node()
-            body = yield from self._updated(node)
+            kind = "update"
+            node, body = yield from self._updated()
         elif isinstance(self.call.input, Command):
             self._check_exists()
             kind, node, body = "resume", None, command_body(self.graph, self.position, self.call.input)
@@ -163,9 +173,12 @@ class Run:
             if answers:
                 body["answers"] = answers
         else:
+            self._check_outside()
             kind, node = "input", None
             body = yield from self._accepted()
-        body["run"] = dict(self.call.recorded)
+        body["run"] = self._run_of(kind)
+        if kind == "resume" and self.children:
+            body["children"] = self.children
         parent = self.position.step
         if self.codec is not None:
             self.position.step = self.position.tail  # after going back in time the row goes to the end of the log
@@ -176,20 +189,81 @@ class Run:
             yield from self._explain_fence(now)
             raise
 
-    def _load(self, now: str) -> Generator[Effect, Any, Thread | None]:
+    def _run_of(self, kind: str) -> dict[str, Any]:
+        """What the first row keeps of the run. Who goes on with a subgraph's run from outside leaves it that of
+        its task."""
+        task = self._task or (self.position.run.get("task") if kind != "input" else None)
+        return {**({"task": task} if task else {}), **self.call.recorded}
+
+    def _load(self, now: float) -> Generator[Effect, Any, Thread | None]:
         call, codec = self.call, self.codec
         assert codec is not None
 
         thread: Thread | None = yield Ask(lambda store: store.thread(call.thread_id))
         if thread is not None:
-            self._check_free(thread, now)
+            self._check_free(thread, iso(now))
             self.epoch = thread.epoch
-        position = yield Ask(lambda store: load(store, codec, call.thread_id, call.step))
+        step, origin = yield from self._way()
+        position: Position | None = yield Ask(lambda store: load(store, codec, call.thread_id, step))
+        if call.task and (position is None or position.run.get("task") != call.task):
+            origin = call.origin or call.base
+        if origin is not None:
+            return (yield from self._go_on_from(origin, position, thread, now))
         if position is not None:
             self.position = position
+        elif call.inside:
+            raise ThreadNotFoundError(thread_id=call.thread_id, store=(yield Ask(lambda store: store.name)))
         elif call.step is not None:
-            raise CheckpointNotFoundError(thread_id=call.thread_id, step=call.step, have="the thread does not exist")
+            raise CheckpointNotFoundError(thread_id=call.thread_id, step=step, have="the thread does not exist")
         return thread
+
+    def _way(self) -> Generator[Effect, Any, tuple[int | None, Child | None]]:
+        """Which step this thread goes on from; for a call that is addressed to a subgraph where that is."""
+        call, codec = self.call, self.codec
+        assert codec is not None
+        if not call.inside:
+            return call.step, None
+        if call.updates:
+            found: Standing | None = yield Ask(lambda store: standing_at(store, codec, call.root, call.inside))
+            if found is None or found.thread_id == call.thread_id:
+                return call.step, None
+            self._task = found.task
+            return None, (found.thread_id, found.step if call.step is None else call.step, found.children)
+        step, self.children = yield Ask(lambda store: way_inside(store, codec, call.root, call.inside, call.step))
+        return step, None
+
+    def _go_on_from(
+        self, origin: Child, position: Position | None, thread: Thread | None, now: float
+    ) -> Generator[Effect, Any, Thread | None]:
+        """Go on from another step of this thread or, since the graph above was forked or went back in time, from
+        another thread: then this one begins as a fork of that."""
+        call, codec = self.call, self.codec
+        assert codec is not None
+        thread_id, step, children = origin
+        if step < 0:
+            self.position.tail = -1 if position is None else position.tail
+            return thread
+        if position is not None and thread_id != call.thread_id:
+            thread_id, step = call.thread_id, 0  # it has begun as that fork
+        found: Position | None = yield Ask(lambda store: load(store, codec, thread_id, step))
+        if found is None:
+            raise ThreadNotFoundError(thread_id=thread_id, store=(yield Ask(lambda store: store.name)))
+        self.position = found
+        self._goes_on = origin is call.origin
+        if thread_id == call.thread_id or (self._goes_on and not found.tasks):
+            self.children = children
+            return thread
+        found.tail = found.step = -1
+        body: Body = {"parent": [thread_id, step], "run": {**self._run_of("fork")}}
+        if children:
+            body["children"] = children
+        recorded = self._record("fork", None, None, body, now, step)
+        claim = self._claim(None, now)
+        assert claim is not None
+        claim.values.update(parent_thread_id=thread_id, parent_step=step)
+        yield from self._commit([recorded], claim)
+        forked: Thread | None = yield Ask(lambda store: store.thread(call.thread_id))
+        return forked
 
     def _check_free(self, thread: Thread, now: str) -> None:
         owner = thread.lease_owner
@@ -210,10 +284,12 @@ class Run:
 
     def _was_here(self) -> bool:
         """Whether this is a subgraph's run that an earlier attempt of the node above has begun."""
-        return bool(self.call.task) and self.position.run.get("task") == self.call.task
+        return self._goes_on or (bool(self.call.task) and self.position.run.get("task") == self.call.task)
 
     def _answered_above(self) -> Body:
-        asked = [q.interrupt.id for questions in self.position.questions.values() for q in questions]
+        position = self.position
+        open_ = [*position.questions.values(), *position.asked.values()]
+        asked = [question.interrupt.id for questions in open_ for question in questions]
         answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
         return {"answers": answers} if answers else {}
 
@@ -267,37 +343,59 @@ class Run:
         _, goto = yield from self._entry(START, update, values)
         return input_body(self.graph, self.position, update, goto)
 
-    def _updated(self, node: str) -> Generator[Effect, Any, Body]:
-        update = accept_update(self.graph, self.call.input)
-        _, goto = yield from self._entry(node, update, self.position.values)
-        return update_body(self.graph, self.position, update, goto, node)
+    def _check_outside(self) -> None:
+        if self.call.inside:
+            raise ArgumentError(
+                argument="checkpoint_ns",
+                problem="a new input cannot begin inside a subgraph",
+                fix="Leave checkpoint_ns out, or go on there with None or a Command, or change it with update_state.",
+            )
 
-    def _updating_node(self) -> str:
+    def _updated(self) -> Generator[Effect, Any, tuple[str | None, Body]]:
+        """Several updates are one superstep."""
+        given = []
+        task = self._updated_task()
+        for values, as_node, _ in self.call.updates:
+            node = self._updating_node(task.node if task and as_node is None else as_node)
+            update = accept_update(self.graph, values)
+            _, goto = yield from self._entry(node, update, self.position.values)
+            given.append(Given(node, update, goto))
+        body = update_body(self.graph, self.position, given, task and task.id)
+        return given[0].node if len(given) == 1 else None, body
+
+    def _updated_task(self) -> Task | None:
+        """The pending task that the caller has named."""
+        name = next((update.task_id for update in self.call.updates if update.task_id is not None), None)
+        if name is None:
+            return None
+        found = next((task for task in self.position.pending if task.id == name), None)
+        if found is None:
+            pending = ", ".join(f"{task.id} ({task.node})" for task in self.position.pending) or "none"
+            raise self._bad_update(f"there is no pending task {name!r}", f"Name one of: {pending}; or none")
+        return found
+
+    def _updating_node(self, node: str | None) -> str:
         """Whose update this is: the node the caller names, or the one that ran last, if that is clear."""
-        node = self.call.as_node
         if node is None:
             last = set(self.position.last_nodes) or {START}
-            if len(last) > 1:
-                raise InvalidUpdateError(
-                    where=f"update_state on thread {self.call.thread_id!r}",
-                    problem=f"it is not clear which node it stands for, as several ran last: {', '.join(sorted(last))}",
-                    fix="Name one with as_node=...",
-                )
+            if len(last) > 1 or len(self.call.updates) > 1:
+                problem = f"it is not clear which node it stands for: {', '.join(sorted(last))} ran last"
+                raise self._bad_update(problem, "Name one with as_node=...")
             (node,) = last
         if node != END and node not in self.graph.nodes:
-            raise InvalidUpdateError(
-                where=f"update_state on thread {self.call.thread_id!r}",
-                problem=f"there is no node {node!r}",
-                fix=f"Name one of: {', '.join(sorted(set(self.graph.nodes) - {START}))} as as_node",
-            )
+            names = ", ".join(sorted(set(self.graph.nodes) - {START}))
+            raise self._bad_update(f"there is no node {node!r}", f"Name one of: {names} as as_node")
         return node
+
+    def _bad_update(self, problem: str, fix: str) -> InvalidUpdateError:
+        return InvalidUpdateError(where=f"update_state on thread {self.call.thread_id!r}", problem=problem, fix=fix)
 
     def _entry(self, node: str, update: Update, values: Values) -> Generator[Effect, Any, Any]:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.make_runtime = self._runtime
+        job.make_runtime, job.remaining = self._runtime, self.remaining
         job.steps = run_entry(self.graph, values, node, update, job)
         yield Start([job])
         while True:
@@ -309,7 +407,7 @@ class Run:
                     return item.result
 
     def _claim(self, thread: Thread | None, now: float) -> Claim | None:
-        if self.codec is None:
+        if self.codec is None or self.leased:
             return None
         at = iso(now)
         runs = self.position.tasks and not self.call.updates
@@ -345,7 +443,8 @@ class Run:
     def _supersteps(self) -> Effects:
         if self.call.updates:
             return
-        for _ in range(self.call.recursion_limit):
+        while self.remaining:
+            self.remaining -= 1
             if self.stopped or not self.position.runnable:
                 return
             if self._pauses():
@@ -470,7 +569,7 @@ class Run:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
         job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
-        job.make_runtime = self._runtime
+        job.make_runtime, job.remaining = self._runtime, self.remaining
         job.steps = run_node(self.graph, self.position, job, error)
         return job
 
@@ -560,6 +659,8 @@ class Run:
             _durable=self.codec is not None,
             _seed=job.task.seed,
             _answers={question.interrupt.id: answer for question, answer in given},
+            _children=self.position.children.get(job.task.id, {}),
+            _pinned=self.position.pinned,
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
             _below=lambda *shown: job.tell(Relayed(job, *shown)),
@@ -641,7 +742,7 @@ class Run:
     def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
         step, superstep = position.step + 1, position.superstep + 1
-        if kind in ("input", "resume", "update") and not self.leased:
+        if kind in RUN_STARTS and not self.leased:
             self.epoch += 1
         columns = (
             call.thread_id, step, parent, kind, superstep, node, task, call.run_id, self.epoch, at

@@ -45,6 +45,8 @@ class Runtime(Generic[ContextT]):
     )  # of this attempt so far
     _start: Callable[..., Any] | None = None  # begins the call of a @task
     _link: Any = None  # what a subgraph that is called here needs of the graph above it
+    _children: Mapping[str, Any] = field(default_factory=dict)  # where its subgraphs have got to, by their keys
+    _pinned: Mapping[str, Any] | None = None  # and those that go on from run to run, after going back in time
     _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
     _connect: Callable[[bool], Any] | None = None  # begins the transaction of `connection`; True: to be awaited
 
@@ -156,14 +158,17 @@ def running() -> Runtime[Any] | None:
     return None if found is None else found()
 
 
-def get_runtime() -> Runtime[Any]:
-    """The runtime of the node that is running. Raises CallError outside of a node."""
+def get_runtime(context_schema: type[ContextT] | None = None) -> Runtime[ContextT]:
+    """The runtime of the node that is running. context_schema: says the type of its context, to type checkers.
+
+    Raises CallError outside of a node.
+    """
     runtime = running()
     if runtime is None:
         raise CallError(
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
         )
-    return runtime
+    return runtime  # of that context's type, says the caller
 
 
 def interrupt(value: Any) -> Any:
@@ -174,7 +179,7 @@ def interrupt(value: Any) -> Any:
     start, and each call here returns the answer it got before, in the order of the calls. Raises GraphInterrupt,
     which a node must let pass; CallError outside of a node or in a graph without a checkpointer.
     """
-    runtime = get_runtime()
+    runtime: Runtime[Any] = get_runtime()
     name = runtime._question()
     if name in runtime._answers:
         return detached(runtime._answers[name])
