@@ -185,7 +185,7 @@ class Session:
 
     def _thread_id(self, caller: Runtime[Any]) -> str:
         if self._parts.inherits is True:
-            return f"{caller.thread_id}/{caller.node}"
+            return f"{caller.thread_id}/{caller._home}"
         return f"{caller.thread_id}/{caller.task}/{caller._count('graphs')}"
 
     def _show(self, it: Emission) -> Sequence[Any]:

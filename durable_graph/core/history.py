@@ -106,7 +106,12 @@ def _base(store: Store, codec: Decoder, first: Row) -> Position:
 
 def pack(position: Position) -> dict[str, Any]:
     """What a snapshot keeps: all that cannot be told from the barrier's own row."""
-    return {"values": dict(position.values), "last": list(position.last_nodes), "run": dict(position.run)}
+    return {
+        "values": dict(position.values),
+        "last": list(position.last_nodes),
+        "run": dict(position.run),
+        "graph": dict(position.graph),
+    }
 
 
 def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
@@ -115,6 +120,7 @@ def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> N
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]
+        position.graph = content["graph"]
         position.loose, position.packed = 0, len(snapshot)
     except (ValueError, TypeError, KeyError) as error:
         raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error

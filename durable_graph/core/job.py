@@ -76,6 +76,11 @@ def run_entry(graph: Graph, position: Position, node: str, update: Update, runti
         current.reset(token)
 
 
+def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Steps:
+    """The migration function's state for an older graph's."""
+    return (yield Invoke(migrate, (detached(dict(values)),), {}))
+
+
 def _routes(
     graph: Graph, position: Position, node: Node, update: Update, runtime: Runtime[Any]
 ) -> Generator[Invoke, Any, Goto]:
