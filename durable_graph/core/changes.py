@@ -112,7 +112,7 @@ def check_pending(graph: Graph, position: Position) -> None:
     if not nodes and not joins:
         return
     needs = [f"the node {name!r} ({why})" for name, why in nodes.items()]
-    needs += [f"the edge {_shown(name)} (some of its starts have run)" for name in joins]
+    needs += [f"the edge {_shown(position, name)} (some of its starts have run)" for name in joins]
     example = ", ".join(f"{name!r}: ..." for name in nodes) or "old: new"
     raise ChangedGraphError(
         thread_id=position.thread_id,
@@ -134,8 +134,10 @@ def _needed(position: Position) -> Iterator[tuple[str, str]]:
         yield name, "it is to run last"
 
 
-def _shown(join: str) -> str:
-    starts, end = next(join_parts(join))
+def _shown(position: Position, join: str) -> str:
+    known = position.graph.get("nodes", ())
+    *others, last = join_parts(join)
+    starts, end = next((parts for parts in others if parts[1] in known), last)
     return f"{starts} -> {end!r}"
 
 
@@ -191,9 +193,9 @@ def migrated(graph: Graph, position: Position, answer: Any, encode: Callable[[An
     if not isinstance(answer, dict):
         raise _not_a_state(position, f"it returned {type(answer).__name__}: {answer!r:.80}")
     try:
-        new = check_update(graph, "The migration function", answer)
+        new = check_update(graph, "its result", answer)
     except InvalidUpdateError as error:
-        raise _not_a_state(position, f"what it returned does not fit. {error}") from error
+        raise _not_a_state(position, str(error)) from error
     old = position.values
     new = {key: value.value if type(value) is Overwrite else value for key, value in new.items()}
     bodies = {key: encode(value, f"The migrated state[{key!r}]") for key, value in new.items()}

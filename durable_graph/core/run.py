@@ -74,7 +74,6 @@ from durable_graph.errors import (
     CallError,
     ChangedGraphError,
     CheckpointNotFoundError,
-    DurableGraphError,
     EmptyInputError,
     FencedError,
     GraphBubbleUp,
@@ -270,8 +269,6 @@ class Run:
         job.steps = run_migration(migrate, self.position.values.share())
         try:
             answer = yield from self._alone(job)
-        except DurableGraphError:
-            raise
         except Exception as error:
             raise refused_migration(self.position, error) from error
         return migrated(self.graph, self.position, answer, self.codec.encode)
@@ -817,7 +814,7 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     row = Row(*columns[:9], data, at, row_hash(position.hash, columns, data, key))
     values = {
         "graph": graph.name,
-        "fingerprint": graph.fingerprint,
+        "fingerprint": position.graph.get("fingerprint", graph.fingerprint),
         "status": "pending" if position.tasks else "finished",
         "epoch": 1,
         "parent_thread_id": origin,
