@@ -659,6 +659,14 @@ def test_whatever_continues_a_thread_migrates_it(run: Runner, call: str) -> None
     assert len(migration.calls) == 1
 
 
+def test_a_migration_is_shown_with_an_update_that_writes_nothing(run: Runner) -> None:
+    calls = Calls()
+    config = stopped(run, chain(run, calls), value={"n": 5, "log": []})
+    new = run.compile(abc(run, Migrated, calls), migrate=lambda old: {"total": old["n"]})
+    run.update_state(new, config, None, as_node="c")
+    assert run.replay(new, config, stream_mode="values")[-1] == {"log": [], "total": 5}  # reducers start anew
+
+
 def test_a_migration_records_what_it_changed_only(run: Runner) -> None:
     calls = Calls()
     config = stopped(run, abc(run, Migrated, calls), value={"big": "x" * 10_000, "total": 1, "log": []})
@@ -943,7 +951,11 @@ def test_the_memory_of_a_subgraph_whose_node_has_another_name(run: Runner) -> No
     assert children == {f"{thread_id}/sub"}
     fresh = new_thread()
     run.invoke(again, {"log": []}, fresh)
-    assert run.get_state(again, {"thread_id": f"{fresh['configurable']['thread_id']}/deeper"}).values["log"] == ["a"]
+    child = {"thread_id": f"{fresh['configurable']['thread_id']}/deeper"}
+    assert run.get_state(again, child).values["log"] == ["a"]
+    edited = nested(run, chain(run, calls, "a"), "deeper", keeps=True, aliases={"below": "deeper"}, migrate=lambda s: s)
+    run.invoke(edited, {"log": ["2"]}, fresh)  # nothing to rename in this thread: its memory is where it was
+    assert run.get_state(again, child).values["log"] == ["a", "a", "end", "2", "a"]
 
 
 # --- snapshots, forks, crashes ----------------------------------------------------------------
