@@ -34,43 +34,41 @@ def node_input(node: Node, position: Position, arg: Any) -> Any:
     return node.schema.build(node.schema.select(position.values.share()))
 
 
-def run_node(
-    graph: Graph, position: Position, job: Job, runtime: Runtime[Any], error: NodeError | None = None
-) -> Steps:
+def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
     """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
         given = node_input(node, position, job.task.arg)
         try:
-            output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
+            output = yield node.call, (given,), _extras(node.wants, job, error), node.timeout
         except ParentCommand as below:  # a subgraph of this node speaks to us
             output = below.command
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
-            goto = goto + (yield from _routes(graph, position, node, update, runtime))
+            goto = goto + (yield from _routes(graph, position, node, update, job))
         return update, goto
     finally:
         job.ended = True
         current.reset(token)
 
 
-def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, runtime: Runtime[Any]) -> Steps:
+def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
         args, kwargs = arg
-        return (yield Invoke(call, args, kwargs, timeout))
+        return (yield call, args, kwargs, timeout)
     finally:
         current.reset(token)
 
 
-def run_entry(graph: Graph, position: Position, node: str, update: Update, runtime: Runtime[Any]) -> Steps:
+def run_entry(graph: Graph, position: Position, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
-        goto = yield from _routes(graph, position, graph.nodes[node], update, runtime)
+        goto = yield from _routes(graph, position, graph.nodes[node], update, job)
         return update, goto
     finally:
         current.reset(token)
@@ -78,16 +76,14 @@ def run_entry(graph: Graph, position: Position, node: str, update: Update, runti
 
 def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Steps:
     """The migration function's state for an older graph's."""
-    return (yield Invoke(migrate, (detached(dict(values)),), {}))
+    return (yield migrate, (detached(dict(values)),), {}, None)
 
 
-def _routes(
-    graph: Graph, position: Position, node: Node, update: Update, runtime: Runtime[Any]
-) -> Generator[Invoke, Any, Goto]:
+def _routes(graph: Graph, position: Position, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
         state = _router_input(graph, position, node, branch, update)
-        answer = yield Invoke(branch.path, (state,), _extras(branch.wants, runtime))
+        answer = yield branch.path, (state,), _extras(branch.wants, job), None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
@@ -98,9 +94,13 @@ def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, 
     return schema.build(schema.select(values))
 
 
-def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _extras(wants: Any, job: Job, error: NodeError | None = None) -> Mapping[str, Any]:
     if not wants:
-        return {}
+        return _NOTHING
+    runtime: Runtime[Any] = job.runtime()
     given: Mapping[str, Callable[[], Any]] = {
         "runtime": lambda: runtime,
         "config": lambda: runtime.config,

@@ -15,7 +15,7 @@ Everything shown is a copy: what a consumer does to it changes nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.channels import MISSING, detached, is_removal
@@ -320,15 +320,19 @@ class Shaper:
         self.modes = () if modes == () else check_modes(modes)
         self.subgraphs = subgraphs
         self._single = isinstance(modes, str)
+        bare = self._single and not subgraphs and version == "v1"
+        self._bare = MODES[self.modes[0]] if bare else None  # chunks are shown as they are
         if version not in ("v1", "v2"):
             raise ArgumentError(argument="version", problem=f"there is no version {version!r}", fix='Use "v1" or "v2"')
         self._version = version
 
-    def show(self, view: View, ns: tuple[str, ...], it: Emission) -> list[Any]:
+    def show(self, view: View, ns: tuple[str, ...], it: Emission) -> Iterable[Any]:
         if not self.modes or (ns and not self.subgraphs):
             return []
         if isinstance(it, Relayed):
             return list(it.chunks)
+        if self._bare is not None:
+            return self._bare(view, it)
         return [self._shape(ns, mode, chunk) for mode in self.modes for chunk in MODES[mode](view, it)]
 
     def _shape(self, ns: tuple[str, ...], mode: str, chunk: Any) -> Any:

@@ -10,7 +10,6 @@ The library's promise stands in `Run._commit`: save, and on the next line emit. 
 from __future__ import annotations
 
 import traceback
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,7 +88,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Row, Signal, Thread
+from durable_graph.store import Claim, Row, Signal, Thread, Transaction
 
 LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -335,7 +334,7 @@ class Run:
 
     def _wake(self) -> Effects:
         """A signal may have been there before the task that waits for it: then this run goes on."""
-        if not self.position.waits or self.stopped:
+        if not self.position.questions or not self.position.waits or self.stopped:
             return
         now = yield Now()
         answers, taken = yield from self._ended_waits(now)
@@ -386,7 +385,8 @@ class Run:
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.steps = run_entry(self.graph, self.position, node, update, self._runtime(job))
+        job.make_runtime = self._runtime
+        job.steps = run_entry(self.graph, self.position, node, update, job)
         return (yield from self._alone(job))
 
     def _alone(self, job: Job) -> Generator[Effect, Any, Any]:
@@ -455,7 +455,7 @@ class Run:
     def _pauses(self) -> bool:
         """Whether the caller wants to look before these nodes, or after those that ran. Once for each barrier."""
         position, call = self.position, self.call
-        if position.done or position.paused:
+        if position.done or position.paused or not (call.interrupt_before or call.interrupt_after):
             return False
         ran = [node for node in position.last_nodes if node != START]
         return _names_one(call.interrupt_before, position.next) or _names_one(call.interrupt_after, ran)
@@ -500,15 +500,16 @@ class Run:
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
+                    yield from self._roll_back(item.job)
                     yield Start([again])
                 elif item.job.parent is not None:
                     yield from self._finish_call(item)
                     for held in calls.end(item.job):
                         running -= 1
-                        self._add(batch, held, failures)
+                        yield from self._end(batch, held, failures)
                 elif not calls.hold(item):
                     running -= 1
-                    self._add(batch, item, failures)
+                    yield from self._end(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
             if (failures or self.stopped) and not winding_down:
@@ -516,22 +517,37 @@ class Run:
                 running -= len((yield Cancel()))
         return failures
 
-    def _add(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> None:
+    def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
+        """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
         if batch:  # shown as of its own row, not of the last one of its batch
             batch[-1] = batch[-1]._replace(position=self.position.frozen())
         recorded = self._outcome(item, failures)
         batch += [recorded] if recorded else []
+        if item.job.transaction is None:
+            return
+        if recorded is None or recorded.row.kind != "task":
+            yield from self._roll_back(item.job)
+            return
+        yield from self._commit(batch, through=item.job.transaction)
+        batch.clear()
+
+    def _roll_back(self, job: Job) -> Effects:
+        transaction = job.transaction
+        if transaction is not None:
+            yield Ask(lambda store: transaction.rollback())
 
     def _finish_call(self, item: Finished) -> Effects:
         """A @task has ended: its result is committed before the node that called it sees it."""
         reply = item.job.reply
         if item.error is not None:
+            yield from self._roll_back(item.job)
             reply.set_exception(item.error)
             return
         try:
             recorded = self._ended("task", item, {"result": detached(item.result)})
-            yield from self._commit([recorded])
+            yield from self._commit([recorded], through=item.job.transaction)
         except BaseException as error:
+            yield from self._roll_back(item.job)
             reply.set_exception(error)
             if isinstance(error, UnstorableValueError):
                 return  # the node's mistake, and the node hears of it
@@ -542,7 +558,8 @@ class Run:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
         job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
-        job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
+        job.make_runtime = self._runtime
+        job.steps = run_node(self.graph, self.position, job, error)
         return job
 
     def _call_of(
@@ -557,7 +574,8 @@ class Run:
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
-            job.steps = run_call(call, arg, timeout, self._runtime(job))
+            job.make_runtime = self._runtime
+            job.steps = run_call(call, arg, timeout, job)
             return job
 
         return caller.spawn(again(1))
@@ -627,6 +645,8 @@ class Run:
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
             _below=lambda *shown: job.tell(Relayed(job, *shown)),
+            _connect=partial(_connection_of, job),
+            _holds=lambda: job.transaction is not None and job.transaction.exclusive,
         )
 
     def _show(self, sent: Sent) -> Effects:
@@ -721,13 +741,19 @@ class Run:
             error.add_note(f"in the row of node {node!r}" if node else "in the input")
             raise
 
-    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None, taken: Sequence[str] = ()) -> Effects:
+    def _commit(
+        self,
+        batch: Sequence[Recorded],
+        claim: Claim | None = None,
+        taken: Sequence[str] = (),
+        through: Transaction | None = None,
+    ) -> Effects:
         """Save these rows, then show them."""
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
                 self.leased = claim.values["lease_owner"] is not None
-            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken)
+            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken, through)
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True
@@ -775,14 +801,15 @@ class _Calls:
     """@tasks under way, and nodes that have ended before all they called did: their rows come after."""
 
     def __init__(self) -> None:
-        self._open: Counter[Job] = Counter()  # by the node's job
+        self._open: dict[Job, int] = {}  # by the node's job
         self._held: dict[Job, Finished] = {}
 
     def begin(self, call: Job) -> None:
-        self._open[_caller(call)] += 1
+        caller = _caller(call)
+        self._open[caller] = self._open.get(caller, 0) + 1
 
     def hold(self, item: Finished) -> bool:
-        if not self._open[item.job]:
+        if not self._open.get(item.job):
             return False
         self._held[item.job] = item
         return True
@@ -798,6 +825,26 @@ def _caller(call: Job) -> Job:
     while call.parent is not None:
         call = call.parent
     return call
+
+
+def _connection_of(job: Job, awaits: bool) -> Any:
+    """For `runtime.connection`: that of the job's transaction. Runs in the node."""
+    if job.ended:
+        raise CallError(
+            problem=f"runtime.connection of node {job.task.node!r} was asked for after the node had ended",
+            fix="Use it while the node runs; its transaction ends with the node.",
+        )
+    if awaits:
+        return _await_connection(job)
+    if job.transaction is None:
+        job.transaction = job.begin(False)
+    return job.transaction.connection
+
+
+async def _await_connection(job: Job) -> Any:
+    if job.transaction is None:
+        job.transaction = await job.begin(True)
+    return job.transaction.connection
 
 
 def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from durable_graph.core.channels import detached
 from durable_graph.core.model import Interrupt, Wait
 from durable_graph.core.times import iso
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 ContextT = TypeVar("ContextT")
 StreamWriter = Callable[[Any], None]
@@ -43,6 +46,36 @@ class Runtime(Generic[ContextT]):
     _start: Callable[..., Any] | None = None  # begins the call of a @task
     _link: Any = None  # what a subgraph that is called here needs of the graph above it
     _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
+    _connect: Callable[[bool], Any] | None = None  # begins the transaction of `connection`; True: to be awaited
+
+    _holds: Callable[[], bool] = lambda: False  # its transaction keeps all other writers waiting
+
+    @property
+    def connection(self) -> Connection:
+        """A SQLAlchemy connection to the graph's own database, in a transaction that is committed together with the
+        row of this node: what is written through it is there exactly once, or the node has not finished.
+
+        Begun when first asked for, and rolled back when the node fails, is interrupted, or is tried again. Do not
+        commit it. On SQLite it holds the database's write lock until the node's row is committed: keep the node short;
+        it cannot call a @task or a subgraph meanwhile. In an async node use `await runtime.aconnection()`. Raises
+        CallError where there is no database or the node is async; StoreError.
+        """
+        connection: Connection = self._connected(False)
+        return connection
+
+    async def aconnection(self) -> Connection:
+        """`connection` for async nodes. The connection itself is a plain one: its calls block, so let
+        `asyncio.to_thread` make those that take long."""
+        connection: Connection = await self._connected(True)
+        return connection
+
+    def _connected(self, awaits: bool) -> Any:
+        if self._connect is None or not self._durable:
+            raise CallError(
+                problem="runtime.connection was asked for in a graph without a database",
+                fix="Compile the graph with one: its log and what the node writes are committed together.",
+            )
+        return self._connect(awaits)
 
     def sleep(self, seconds: float | None = None, *, until: datetime | None = None) -> None:
         """Wait for so many seconds, or until a time, without needing a process meanwhile.
@@ -103,12 +136,19 @@ class Runtime(Generic[ContextT]):
 # they call has to be committed while they run.
 calls_are_possible = False
 
-current: ContextVar[Runtime[Any] | None] = ContextVar("durable_graph_runtime", default=None)
+# How to get the runtime of the node that is running. It is made when first asked for: most nodes never do.
+current: ContextVar[Callable[[], Runtime[Any]] | None] = ContextVar("durable_graph_runtime", default=None)
+
+
+def running() -> Runtime[Any] | None:
+    """The runtime of the node that is running; None outside of a node."""
+    found = current.get()
+    return None if found is None else found()
 
 
 def get_runtime() -> Runtime[Any]:
     """The runtime of the node that is running. Raises CallError outside of a node."""
-    runtime = current.get()
+    runtime = running()
     if runtime is None:
         raise CallError(
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
