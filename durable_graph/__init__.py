@@ -1,5 +1,6 @@
 """Graphs of plain functions whose every step is a committed row before anyone sees it."""
 
+from durable_graph.codec import Unregistered
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
 from durable_graph.core.model import (
@@ -35,6 +36,7 @@ from durable_graph.errors import (
     GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
+    MigrationError,
     NodeCodeError,
     NodeTimeoutError,
     RoutingError,
@@ -80,6 +82,7 @@ __all__ = [
     "IsLastStep",
     "Log",
     "MessagesState",
+    "MigrationError",
     "NodeCodeError",
     "NodeError",
     "NodeTimeoutError",
@@ -106,6 +109,7 @@ __all__ = [
     "ThreadNotFoundError",
     "TimeoutPolicy",
     "UnknownInterruptError",
+    "Unregistered",
     "UnstorableValueError",
     "add_messages",
     "declare_replayable",

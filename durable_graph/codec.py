@@ -144,6 +144,15 @@ class Codec:
         self._reader = _Reader({**self._reader.names, new.name: new})
         self._fast, self._careful = self._fast.knowing(new), self._careful.knowing(new)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the types registered, "module:Class"."""
+        return frozenset(self._reader.names)
+
+    def also_reads(self, old: str, name: str) -> None:
+        """Values written under the name `old` are read as the registered type `name`: it was moved or renamed."""
+        self._reader = _Reader({**self._reader.names, old: self._reader.names[name]})
+
     def encode(self, value: Any, path: str = "", *, spare: int = 0) -> bytes:
         """The bytes of `value`; `path` is what to call it in an error.
 
@@ -165,18 +174,35 @@ class Codec:
 
     def decode(self, data: bytes) -> Any:
         """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened."""
-        try:
-            doc = orjson.loads(data)
-        except ValueError as error:
-            raise MalformedBytesError(f"not JSON: {error}") from None
-        if b'"$"' not in data and b"\\u0024" not in data:
-            return doc
-        try:
-            return self._reader.lift(doc)
-        except RecursionError:
-            if _deeper_than(doc, 254):
-                raise MalformedBytesError("nested deeper than anything that is written") from None
-            raise  # it is the caller who stands near the recursion limit
+        return self._reader.read(data)
+
+    def watching(self) -> Watch:
+        """To decode with, where it matters whether there were placeholders."""
+        return Watch(self._reader)
+
+    def placeholder_in(self, value: Any, path: str = "") -> tuple[str, Unregistered] | None:
+        """The first placeholder in a value and where it is; None if there is none."""
+        kind = type(value)
+        if kind is Unregistered:
+            return path, value
+        if kind in _BY_TYPE and kind not in _HOLDERS:
+            return None
+        found = (self.placeholder_in(part, path + label) for label, part in _labelled(self._fast, value))
+        return next((each for each in found if each is not None), None)
+
+
+class Watch:
+    """Decodes as its codec does, and remembers in `met` the names of types that it had to leave as placeholders.
+
+    Whoever goes on with what was read looks for placeholders only if there were any: looking costs a walk.
+    """
+
+    def __init__(self, reader: _Reader) -> None:
+        self.met: set[str] = set()
+        self._reader = _Reader(reader.names, self.met)
+
+    def decode(self, data: bytes) -> Any:
+        return self._reader.read(data)
 
 
 # --- writing: from values to plain JSON values ------------------------------------------------
@@ -422,10 +448,25 @@ class _NotHere(Exception):
 class _Reader:
     """The walk back. It calls what is registered and nothing else."""
 
-    __slots__ = ("names",)
+    __slots__ = ("met", "names")
 
-    def __init__(self, names: dict[str, _Kind]) -> None:
+    def __init__(self, names: dict[str, _Kind], met: set[str] | None = None) -> None:
         self.names = names
+        self.met = met  # where to note the names of placeholders
+
+    def read(self, data: bytes) -> Any:
+        try:
+            doc = orjson.loads(data)
+        except ValueError as error:
+            raise MalformedBytesError(f"not JSON: {error}") from None
+        if b'"$"' not in data and b"\\u0024" not in data:
+            return doc
+        try:
+            return self.lift(doc)
+        except RecursionError:
+            if _deeper_than(doc, 254):
+                raise MalformedBytesError("nested deeper than anything that is written") from None
+            raise  # it is the caller who stands near the recursion limit
 
     def lift(self, doc: _Json) -> Any:
         if type(doc) is list:
@@ -447,33 +488,31 @@ class _Reader:
             raise
         except Exception as error:
             if self.names:  # may be due to a registered type, such as keys that no longer hash: read it without them
-                return _BLIND._tagged(doc)
+                return _Reader({}, self.met)._tagged(doc)
             raise MalformedBytesError(f"tag {tag!r}: {type(error).__name__}: {error}") from error
 
     def _builtin(self, tag: str, parts: _Parts) -> Any:
         try:
             return _BY_TAG[tag].build(**parts)
         except _NotHere:
-            return _placeholder(tag, tag, parts)
+            return self._placeholder(tag, tag, parts)
 
     def _registered(self, tag: str, parts: _Parts) -> Any:
         name = _is(str, parts.pop("t", None))
         _SHAPES[tag](**parts)
         kind = self.names.get(name)
         if kind is None or kind.tag != tag:
-            return _placeholder(name, tag, parts)
+            return self._placeholder(name, tag, parts)
         try:
             return kind.build(**parts)
         except _NotHere:
-            return _placeholder(name, tag, parts)
+            return self._placeholder(name, tag, parts)
 
-
-_BLIND = _Reader({})
-
-
-def _placeholder(name: str, tag: str, parts: _Parts) -> Unregistered:
-    more = {key: part for key, part in parts.items() if key != "v"}
-    return Unregistered(name, parts["v"], tag, more)
+    def _placeholder(self, name: str, tag: str, parts: _Parts) -> Unregistered:
+        if self.met is not None:
+            self.met.add(name)
+        more = {key: part for key, part in parts.items() if key != "v"}
+        return Unregistered(name, parts["v"], tag, more)
 
 
 def _deeper_than(doc: _Json, limit: int) -> bool:
@@ -752,6 +791,9 @@ _PLAIN: frozenset[type] = frozenset({str, int, bool, type(None)})
 _SMALL: frozenset[type] = frozenset({bool, type(None)})  # what is plain without a look, once orjson has refused
 _NESTED = frozenset({dict, list})
 _BY_TYPE = {kind.type: kind for kind in _KINDS}
+_HOLDERS = frozenset(
+    {dict, list, tuple, set, frozenset, collections.deque} | {kind for kind in _BY_TYPE if issubclass(kind, dict)}
+)
 _BY_TAG = {kind.tag: kind for kind in _KINDS}
 _LOWER: dict[type, _Lower] = {
     **dict.fromkeys(_BY_TYPE.keys() - _PLAIN, _lower_tagged),

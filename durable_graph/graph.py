@@ -13,7 +13,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_or
 from durable_graph.codec import Codec, storable_types
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.address import RESERVED
-from durable_graph.core.channels import Channel
+from durable_graph.core.channels import Channel, name_of
 from durable_graph.core.model import (
     END,
     RECORDED,
@@ -25,6 +25,7 @@ from durable_graph.core.model import (
     Node,
     RetryPolicy,
     TimeoutPolicy,
+    join_name,
     policy_of,
 )
 from durable_graph.core.planner import HANDLER
@@ -238,6 +239,8 @@ class StateGraph(Generic[StateT]):
         name: str | None = None,
         types: Iterable[type[Any]] = (),
         key: bytes | str | None = None,
+        aliases: Mapping[str, str] | None = None,
+        migrate: Callable[[dict[str, Any]], Any] | None = None,
     ) -> CompiledGraph[StateT]:
         """Check the drawing and make it runnable.
 
@@ -249,17 +252,31 @@ class StateGraph(Generic[StateT]):
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
             besides those that the schemas mention.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
+        aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
+            reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
+            the new name; the rows that there are keep the old one.
+        migrate: for such threads, a function, sync or async, that takes the state as a dict and returns the new one.
+            Called when a thread whose last run was on another drawing is continued, before anything else; what it
+            returns is recorded with the run's first row, so that it is not called again for that thread. A function
+            of another name counts as another drawing.
 
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
         """
         self._check()
         before, after = self._pauses(interrupt_before), self._pauses(interrupt_after)
-        graph = replace(self._freeze(name or "LangGraph"), interrupt_before=before, interrupt_after=after)
+        graph = replace(
+            self._freeze(name or "LangGraph", migrate),
+            interrupt_before=before,
+            interrupt_after=after,
+            aliases=dict(aliases or {}),
+        )
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
         chat = message_types() if any(c.operation == "messages" for c in self.channels.values()) else []
         known = list(dict.fromkeys([*_storable(self._schemas), *types, *below, *chat]))
+        codec = Codec([*RECORDED, *known])
+        _check_aliases(graph, codec)
         store, inherits = open_store(checkpointer), inherited(checkpointer)
-        return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
+        return CompiledGraph(graph, store, codec, key, inherits=inherits, types=known)
 
     def validate(self, interrupt: Sequence[str] | None = None) -> Self:
         """Check the drawing, and that `interrupt` names nodes of it. Raises DrawingError; `compile` does it too."""
@@ -308,7 +325,7 @@ class StateGraph(Generic[StateT]):
         joined = {(start, end) for starts, end in self.waiting_edges for start in starts}
         return sorted(self.edges | joined)
 
-    def _freeze(self, name: str) -> Graph:
+    def _freeze(self, name: str, migrate: Callable[[dict[str, Any]], Any] | None) -> Graph:
         entry = Node(START, _no_call, self._schemas[self.input_schema])
         nodes = {node.name: self._complete(node) for node in (entry, *self.nodes.values())}
         return Graph(
@@ -318,10 +335,11 @@ class StateGraph(Generic[StateT]):
             self._schemas[self.state_schema],
             self._schemas[self.input_schema],
             self._schemas[self.output_schema],
-            _fingerprint(nodes, self.channels),
+            _fingerprint(nodes, self.channels, migrate),
             field_checks(self.state_schema),
             managed=frozenset(name for schema in self._schemas.values() for name in schema.managed),
             context=self.context_schema,
+            migrate=migrate,
         )
 
     def _complete(self, node: Node) -> Node:
@@ -352,12 +370,6 @@ def _named(node: Any, action: Any) -> tuple[str, Any]:
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call
-
-
-def join_name(starts: Sequence[str], end: str) -> str:
-    """LangGraph's, as it stands in a task's triggers; a "+" in a node's own name is escaped."""
-    sources = [start.replace("\\", "\\\\").replace("+", "\\+") for start in starts]
-    return f"join:{'+'.join(sources)}:{end}"
 
 
 def _no_call(*_: Any) -> None:
@@ -422,8 +434,31 @@ def _storable(schemas: Iterable[Any]) -> list[type]:
     return sorted(found, key=lambda kind: (kind.__module__, kind.__qualname__))
 
 
-def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel]) -> str:
-    """A short text that changes when the drawing does."""
+def _check_aliases(graph: Graph, codec: Codec) -> None:
+    """Let the codec know of types among the aliases. Raises DrawingError for an alias that explains nothing."""
+    places = {"node": graph.nodes.keys() - {START}, "key of the state": graph.channels.keys(), "type": codec.names}
+    reducers = {channel.combines for channel in graph.channels.values() if channel.reducer is not None}
+    for old, new in graph.aliases.items():
+        meant = [place for place, names in places.items() if new in names]
+        if not meant and new not in reducers:
+            raise DrawingError(
+                problem=f"the alias {old!r} stands for {new!r}, which is no node, key of the state, reducer or type",
+                fix=f"Write aliases={{old name: name now}}. {_known(places['node'])} The keys are: "
+                f"{', '.join(sorted(graph.channels))}. A reducer is 'name()', a registered type 'module:Class'.",
+            )
+        for place in meant:
+            if old in places[place]:
+                raise DrawingError(
+                    problem=f"{old!r} is an alias of {new!r} and a {place} itself",
+                    fix="Take it out of the aliases, or give what is new another name.",
+                )
+    for old, new in graph.aliases.items():
+        if new in codec.names:
+            codec.also_reads(old, new)
+
+
+def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel], migrate: Any) -> str:
+    """A short text that changes when the drawing does, and when the migration function gets another name."""
     drawing = [
         sorted(
             (
@@ -435,6 +470,7 @@ def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel]) -> 
             )
             for node in nodes.values()
         ),
-        sorted((c.name, getattr(c.reducer, "__qualname__", repr(c.reducer))) for c in channels.values()),
+        sorted((channel.name, channel.combines) for channel in channels.values()),
+        *([name_of(migrate)] if migrate is not None else []),
     ]
     return hashlib.sha256(repr(drawing).encode()).hexdigest()[:16]

@@ -281,7 +281,9 @@ def _base(caller: Runtime[Any], place: Place) -> Child | None:
 
 def _place(caller: Runtime[Any], parts: Parts) -> Place:
     number = caller._count("graphs")
-    return Place(caller.node, None if parts.inherits is True else caller.task, number)
+    if parts.inherits is True:
+        return Place(caller._home, None, number)
+    return Place(caller.node, caller.task, number)
 
 
 def _below(call: Call, caller: Runtime[Any], place: Place) -> Call:

@@ -25,7 +25,7 @@ FLOORS = (  # lowest first
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
     {"core.picture", "core.planner", "core.runtime", "store", "store.databases"},
-    {"core.effects", "core.verify"},
+    {"core.changes", "core.effects", "core.verify"},
     {"core.history", "core.job", "core.projection"},
     {"core.run", "store.memory", "store.migrate", "store.sql"},
     {"drivers"},

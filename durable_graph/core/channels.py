@@ -15,6 +15,7 @@ recorded writes. Any other reducer is user code: its result is recorded, and rea
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ Missing = Literal[_Missing.MISSING]
 MISSING: Final = _Missing.MISSING  # not None: None is a value that a channel may hold
 
 
+LAST_VALUE = "the last value"  # how a channel without a reducer combines writes
+
+
 @dataclass(frozen=True, slots=True)
 class Overwrite:
     """Written to a channel with a reducer, it replaces the value instead of being reduced into it."""
@@ -54,6 +58,21 @@ class Channel:
     operation: str | None = None  # name in OPERATIONS that reading uses in place of the reducer
     initial: Callable[[], Any] | None = None  # what a reducer starts from; None: from the first write
     prepare: Callable[[Any], Any] | None = None  # puts a write into the form that is recorded
+
+    @property
+    def combines(self) -> str:
+        """How, in words that outlive the process: a user's reducer by its name, as its code may be corrected, or
+        move to another module."""
+        if self.reducer is None:
+            return LAST_VALUE
+        return self.operation or f"{name_of(self.reducer)}()"
+
+
+def name_of(function: Any) -> str:
+    """The same in each process, also of a partial or an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -176,6 +195,10 @@ class Values(dict[str, Any]):
     def set(self, key: str, value: Any) -> None:
         self._own.discard(key)
         self[key] = value
+
+    def drop(self, key: str) -> None:
+        self._own.discard(key)
+        self.pop(key, None)
 
     def reduce(self, key: str, operation: str, writes: Iterable[Any]) -> None:
         """Apply a recorded operation. Never calls anything but the functions of `OPERATIONS`."""

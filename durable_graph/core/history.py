@@ -109,7 +109,13 @@ def pack(position: Position) -> dict[str, Any]:
     """What a snapshot keeps: all that cannot be told from the barrier's own row."""
     travelled = position.kept or position.pinned is not None
     kept = {"kept": position.kept, "pinned": position.pinned} if travelled else {}
-    return {"values": dict(position.values), "last": list(position.last_nodes), "run": dict(position.run), **kept}
+    return {
+        "values": dict(position.values),
+        "last": list(position.last_nodes),
+        "run": dict(position.run),
+        "graph": dict(position.graph),
+        **kept,
+    }
 
 
 def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
@@ -119,6 +125,7 @@ def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> N
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]
         position.kept, position.pinned = content.get("kept", {}), content.get("pinned")
+        position.graph = content["graph"]
         position.loose, position.packed = 0, len(snapshot)
     except (ValueError, TypeError, KeyError) as error:
         raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error

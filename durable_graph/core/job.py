@@ -81,6 +81,11 @@ def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job)
         current.reset(token)
 
 
+def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Steps:
+    """The migration function's state for an older graph's."""
+    return (yield migrate, (detached(dict(values)),), {}, None)
+
+
 def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:

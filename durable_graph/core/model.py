@@ -6,7 +6,8 @@ drawing, and all that the engine knows of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
@@ -232,6 +233,20 @@ class Join:
     target: str
 
 
+def join_name(starts: Sequence[str], end: str) -> str:
+    """LangGraph's, as it stands in a task's triggers; a "+" in a node's own name is escaped."""
+    sources = [start.replace("\\", "\\\\").replace("+", "\\+") for start in starts]
+    return f"join:{'+'.join(sources)}:{end}"
+
+
+def join_parts(name: str) -> Iterator[tuple[list[str], str]]:
+    """The starts and the end that a join's name stands for. Only a ":" in a node's own name makes it more than one."""
+    text = name.removeprefix("join:")
+    for colon in re.finditer(":", text):
+        sources = re.findall(r"(?:\\.|[^+\\])+", text[: colon.start()], re.DOTALL)
+        yield [re.sub(r"\\(.)", r"\1", source, flags=re.DOTALL) for source in sources], text[colon.end() :]
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One node with everything that leaves it. The entry point is a node named START without a function."""
@@ -261,12 +276,14 @@ class Graph:
     state: Schema
     input: Schema
     output: Schema
-    fingerprint: str  # of the drawing: nodes, edges, channels; not of the functions' code
+    fingerprint: str  # of the drawing: nodes, edges, channels, names of reducers; not of the functions' code
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
     interrupt_before: frozenset[str] = frozenset()  # nodes before which each run pauses; "*" for all
     interrupt_after: frozenset[str] = frozenset()
     managed: frozenset[str] = frozenset()  # keys of schemas that are no channels
     context: Any = None  # its schema
+    aliases: Mapping[str, str] = field(default_factory=dict)  # what nodes and channels were called before
+    migrate: Callable[[dict[str, Any]], Any] | None = None  # makes this graph's state of an older one's
 
 
 # --- tasks ------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ The body of a row is a dictionary:
     goto       targets chosen by routers and Commands: node names and Sends
     apply      at a barrier, {key: operation} for channels whose reducer is replayable
     results    at a barrier, {key: value} for channels whose reducer is user code
-    starts     in an input row, {key: value} that reducers start from; set before the update
+    starts     in the first row of a run, {key: value} that reducers start from; set before the update
     next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers, seed, asked}
     parent     at the end of a subgraph's run, {update, goto} for the graph above it
     nodes      in an update row, those whose updates it holds, if there are several
@@ -29,7 +29,11 @@ The body of a row is a dictionary:
     attempt    which attempt of the task this is, from 1
     failures   errors of the attempts before it in this run: {error, started, finished}
     started    when that attempt began
-    run        in the first row of a run: its metadata, tags and graph
+    run        in the first row of a run: its metadata and tags
+    graph      there too, the graph's fingerprint; if it is not that of the run before also the names of its nodes and
+               how its channels combine writes: all other keys of the state end here
+    renamed    then {nodes, channels, joins}: {old: new} names of what is pending and of what the state holds
+    migrated   and what a migration function did: {set: {key: value}, unset: [keys]}
 
 A row with `next` is a barrier.
 """
@@ -49,7 +53,6 @@ from durable_graph.core.model import (
     Failure,
     Graph,
     Interrupt,
-    Node,
     Question,
     Send,
     Task,
@@ -57,7 +60,6 @@ from durable_graph.core.model import (
 )
 from durable_graph.core.schema import as_mapping
 from durable_graph.errors import (
-    ChangedGraphError,
     InvalidUpdateError,
     ParentCommand,
     RoutingError,
@@ -96,6 +98,7 @@ class Position:
         "done",
         "errors",
         "gotos",
+        "graph",
         "hash",
         "joins",
         "kept",
@@ -130,6 +133,7 @@ class Position:
         self.packed = 0  # bytes of that snapshot
         self.run_id = ""
         self.run: Mapping[str, Any] = {}
+        self.graph: Mapping[str, Any] = {}  # that ran it last, as its first row tells: fingerprint, nodes ...
         self.values = Values()  # at the last barrier
         self.tasks: tuple[Task, ...] = ()  # of the superstep that the last barrier planned
         self.done: dict[str, Update] = {}  # finished ones among them
@@ -199,7 +203,51 @@ class Position:
             self.run = body["run"]
         if "below" in body:
             self._note_below(row, body["below"])
-        return _APPLY[row.kind](self, row, body)
+        if "graph" not in body:
+            return _APPLY[row.kind](self, row, body)
+        self.move(body)
+        another = "channels" in body["graph"] and row.parent_step is not None
+        return _APPLY[row.kind](self, row, body) or another
+
+    def move(self, body: Body) -> None:
+        """Go over to the graph that the first row of a run tells of. Whoever makes that row has done it before: the
+        second time changes nothing."""
+        self.graph = {**self.graph, **body["graph"]}
+        if "renamed" in body:
+            self.rename(body["renamed"])
+        if "channels" in body["graph"]:
+            self._keep(body["graph"]["channels"])
+        migrated = body.get("migrated", _NOTHING)
+        for key in migrated.get("unset", ()):
+            self.values.drop(key)
+        for key, value in (*migrated.get("set", _NOTHING).items(), *body.get("starts", _NOTHING).items()):
+            self.values.set(key, value)
+
+    def rename(self, names: Mapping[str, Mapping[str, str]]) -> None:
+        """Call what is pending and what the state holds by its new names."""
+        nodes, keys, joins = (names.get(kind, _NOTHING) for kind in ("nodes", "channels", "joins"))
+        self.tasks = tuple([task._replace(node=nodes.get(task.node, task.node)) for task in self.tasks])
+        self.last_nodes = tuple([nodes.get(node, node) for node in self.last_nodes])
+        self.deferred = [nodes.get(node, node) for node in self.deferred]
+        self.gotos = {task_id: [_aimed(nodes, target) for target in goto] for task_id, goto in self.gotos.items()}
+        seen: dict[str, set[str]] = {}
+        for join, sources in self.joins.items():
+            seen.setdefault(joins.get(join, join), set()).update(nodes.get(source, source) for source in sources)
+        self.joins = {join: sorted(sources) for join, sources in seen.items()}
+        for old, new in keys.items():
+            if old in self.values:
+                self.values.set(new, self.values[old])
+                self.values.drop(old)
+        for task_id, update in self.done.items():
+            if any(key in keys for key, _ in pairs(update)):
+                self.done[task_id] = _folded([{keys.get(key, key): value} for key, value in pairs(update)])
+
+    def _keep(self, keys: Mapping[str, Any]) -> None:
+        for key in self.values.keys() - keys.keys():
+            self.values.drop(key)
+        for task_id, update in self.done.items():
+            if any(key not in keys for key, _ in pairs(update)):
+                self.done[task_id] = _folded([{key: value} for key, value in pairs(update) if key in keys])
 
     def _note_below(self, row: Any, marks: Sequence[Any]) -> None:
         known = _noted(row, marks)
@@ -229,8 +277,6 @@ class Position:
         return changed
 
     def _input(self, row: Any, body: Body) -> bool:
-        for key, value in body.get("starts", _NOTHING).items():
-            self.values.set(key, value)
         self._merge([body.get("update")], body)
         self.last_nodes = (START,)
         self._plan(row, body)
@@ -440,6 +486,12 @@ def _renamed(ids: Mapping[str, str], task: str) -> str:
     """A task's id, or that of a call below it, with the task's new id."""
     top, slash, rest = task.partition("/")
     return f"{ids[top]}{slash}{rest}"
+
+
+def _aimed(nodes: Mapping[str, str], target: str | Send) -> str | Send:
+    if isinstance(target, Send):
+        return Send(nodes.get(target.node, target.node), target.arg)
+    return nodes.get(target, target)
 
 
 def _in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:
@@ -733,7 +785,7 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
     sends: list[Send] = []
     joins = {name: set(seen) for name, seen in position.joins.items()} if position.joins else {}
     for name, goto in finished:
-        node = _node(graph, position, name)
+        node = graph.nodes[name]
         for target in (*node.successors, *goto):
             if isinstance(target, Send):
                 sends.append(target)
@@ -751,21 +803,6 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
         body["next"] += [{"node": send.node, "arg": send.arg} for send in sends]
 
 
-def _node(graph: Graph, position: Position, name: str) -> Node:
-    if name in graph.nodes:
-        return graph.nodes[name]
-    raise gone(position.thread_id, name, graph)
-
-
-def gone(thread_id: str, name: str, graph: Graph) -> ChangedGraphError:
-    return ChangedGraphError(
-        thread_id=thread_id,
-        problem=f"it needs the node {name!r}, which the graph {graph.name!r} does not have (any more)",
-        fix=f"Compile with that node again, or move the thread on with update_state(config, values, as_node=...). "
-        f"The graph has: {', '.join(sorted(set(graph.nodes) - {START}))}",
-    )
-
-
 def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
     seen = triggers.setdefault(node, [])
     if trigger not in seen:
@@ -777,9 +814,7 @@ def _release_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, 
     joins = {join.name: join for node in graph.nodes.values() for join in node.joins}
     waiting = {}
     for name, sources in seen.items():
-        join = joins.get(name)
-        if join is None:
-            continue  # the drawing has lost this join: nothing waits for it
+        join = joins[name]
         if sources >= join.sources:
             _add(triggers, join.target, name)
         else:
@@ -789,7 +824,7 @@ def _release_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, 
 
 def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, list[str]], sends: bool) -> list[str]:
     """Take deferred nodes out of `triggers` while anything else is to run; put all back when nothing is."""
-    held = [name for name in triggers if name in graph.nodes and graph.nodes[name].defer]
+    held = [name for name in triggers if graph.nodes[name].defer]
     if not held and not deferred:
         return []
     waiting = sorted({*deferred, *held})
@@ -848,10 +883,12 @@ def update_body(graph: Graph, position: Position, updates: Sequence[Given], task
         _check_together(graph, updates)
     reduce_into(graph, position.values, [*_in_order(position.tasks, position.done), body["update"]], body)
     nodes = {given.node for given in updates}
-    dropped = [t for t in position.pending if (t.id != task if task else t.node not in nodes)]
+    dropped = [t.node for t in position.pending if (t.id != task if task else t.node not in nodes)]
+    dropped += _forget_gone(graph, position)
     if dropped:
-        body["dropped"] = [t.node for t in dropped]
-    finished = [(t.node, position.gotos.get(t.id, [])) for t in position.tasks if t.id in position.done]
+        body["dropped"] = dropped
+    ended = [task for task in position.tasks if task.id in position.done and task.node in graph.nodes]
+    finished = [(task.node, position.gotos.get(task.id, [])) for task in ended]
     if nodes == {END}:
         body["next"] = []
         return body
@@ -890,6 +927,26 @@ def _keep_questions(position: Position, entries: list[Any]) -> None:
         asked = [[q.interrupt.id, q.below] for q in position.questions[before.id] if q.interrupt.id not in waits]
         plain = {"node": entry, "triggers": [f"branch:to:{entry}"]} if isinstance(entry, str) else entry
         entries[place] = {**plain, "seed": before.seed, "asked": asked}
+
+
+def _forget_gone(graph: Graph, position: Position) -> list[str]:
+    """Take out what was to run later and the graph does not have any more; its names."""
+    known = {join.name for node in graph.nodes.values() for join in node.joins}
+    targets = [_name_of(target) for goto in position.gotos.values() for target in goto]
+    gone = [name for name in (*targets, *position.deferred) if name not in graph.nodes]
+    gone += [join for join in position.joins if join not in known]
+    if gone:
+        position.gotos = {
+            task_id: [target for target in goto if _name_of(target) in graph.nodes]
+            for task_id, goto in position.gotos.items()
+        }
+        position.deferred = [name for name in position.deferred if name in graph.nodes]
+        position.joins = {name: seen for name, seen in position.joins.items() if name in known}
+    return gone
+
+
+def _name_of(target: str | Send) -> str:
+    return target.node if isinstance(target, Send) else target
 
 
 def _drop_into(position: Position, body: Body) -> None:

@@ -36,21 +36,24 @@ class View:
 
     def __init__(
         self,
-        output: Sequence[str] | None = None,
+        keys: Sequence[str] = (),
         inputs: Callable[[Task, Mapping[str, Any]], Any] | None = None,
         messages: frozenset[str] = frozenset({"messages"}),
+        output: Sequence[str] | None = None,
     ) -> None:
         self.messages = messages  # keys that hold lists of messages
-        self._output = output  # None: all keys, for readers without the application's graph
+        self._keys = keys  # that come first, in this order
+        self._output = output  # None: all keys, also those that only an older graph had
         self._inputs = inputs
 
     def only(self, keys: str | Sequence[str]) -> View:
         """The same, showing fewer keys."""
-        return type(self)((keys,) if isinstance(keys, str) else tuple(keys), self._inputs, self.messages)
+        output = (keys,) if isinstance(keys, str) else tuple(keys)
+        return type(self)(self._keys, self._inputs, self.messages, output)
 
     def values(self, position: Position) -> dict[str, Any]:
         values = position.values
-        keys = values if self._output is None else self._output
+        keys = dict.fromkeys((*self._keys, *values)) if self._output is None else self._output
         return {key: detached(values[key]) for key in keys if key in values}
 
     def update(self, update: Update) -> Any:

@@ -17,6 +17,21 @@ from functools import partial
 from typing import Any, Protocol
 
 from durable_graph.core.chain import NO_PARENT, row_hash
+from durable_graph.core.changes import (
+    Finder,
+    check_keys,
+    check_pending,
+    check_reducers,
+    check_registered,
+    drawing_of,
+    first_names,
+    is_new,
+    migrated,
+    refused_migration,
+    renames,
+    unregistered,
+    written,
+)
 from durable_graph.core.channels import Values, detached
 from durable_graph.core.effects import (
     Ask,
@@ -37,7 +52,7 @@ from durable_graph.core.effects import (
     Start,
 )
 from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
-from durable_graph.core.job import run_call, run_entry, run_node
+from durable_graph.core.job import run_call, run_entry, run_migration, run_node
 from durable_graph.core.model import END, START, Command, Graph, NodeError, StateUpdate, Task, Wait
 from durable_graph.core.planner import (
     Body,
@@ -48,7 +63,6 @@ from durable_graph.core.planner import (
     accept_input,
     accept_update,
     command_body,
-    gone,
     input_body,
     parent_body,
     starts_of,
@@ -77,7 +91,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Row, Thread, Transaction
+from durable_graph.store import Claim, Row, Signal, Thread, Transaction
 
 LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -85,8 +99,14 @@ SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a
 Effects = Generator[Effect, Any, None]
 
 
-class Codec(Decoder, Protocol):
-    def encode(self, value: Any) -> bytes: ...
+class Watch(Decoder, Protocol):
+    met: set[str]
+
+
+class Codec(Decoder, Finder, Protocol):
+    def encode(self, value: Any, path: str = ...) -> bytes: ...
+
+    def watching(self) -> Watch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +154,7 @@ class Run:
         self._task = ""  # of the graph above, if it is not the one at hand: for a run that begins as a fork
         self._goes_on = False  # as a subgraph: with a run that was begun elsewhere
         self.remaining = call.recursion_limit  # supersteps, after the one at hand
+        self.strange = False  # the rows that were read hold values of types that are not registered
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
 
     def steps(self) -> Effects:
@@ -157,26 +178,33 @@ class Run:
         if self.codec is not None:
             thread = yield from self._load(now)
         if self._was_here():
-            if not self.position.tasks:
+            if not self.position.tasks and not is_new(self.graph, self.position):
                 return  # this subgraph's run had ended before its node did
-            kind, node, body = "resume", None, self._answered_above()
+            kind, node = "resume", None
+            change = yield from self._settled(kind)
+            body = self._answered_above()
         elif self.call.updates:
             kind = "update"
+            change = yield from self._settled(kind)
             node, body = yield from self._updated()
         elif isinstance(self.call.input, Command):
             self._check_exists()
-            kind, node, body = "resume", None, command_body(self.graph, self.position, self.call.input)
+            kind, node = "resume", None
+            change = yield from self._settled(kind)
+            body = command_body(self.graph, self.position, self.call.input)
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
             answers, taken = yield from self._due(now)
             if answers:
                 body["answers"] = answers
+            change = yield from self._settled(kind)
         else:
             self._check_outside()
             kind, node = "input", None
+            change = yield from self._settled(kind)
             body = yield from self._accepted()
-        body["run"] = self._run_of(kind)
+        body = {**change, **body, "run": self._run_of(kind)}
         if kind == "resume" and self.children:
             body["children"] = self.children
         parent = self.position.step
@@ -204,13 +232,14 @@ class Run:
             self._check_free(thread, iso(now))
             self.epoch = thread.epoch
         step, origin = yield from self._way()
-        position: Position | None = yield Ask(lambda store: load(store, codec, call.thread_id, step))
+        watch = codec.watching()
+        position: Position | None = yield Ask(lambda store: load(store, watch, call.thread_id, step))
         if call.task and (position is None or position.run.get("task") != call.task):
             origin = call.origin or call.base
         if origin is not None:
             return (yield from self._go_on_from(origin, position, thread, now))
         if position is not None:
-            self.position = position
+            self.position, self.strange = position, bool(watch.met)
         elif call.inside:
             raise ThreadNotFoundError(thread_id=call.thread_id, store=(yield Ask(lambda store: store.name)))
         elif call.step is not None:
@@ -245,10 +274,11 @@ class Run:
             return thread
         if position is not None and thread_id != call.thread_id:
             thread_id, step = call.thread_id, 0  # it has begun as that fork
-        found: Position | None = yield Ask(lambda store: load(store, codec, thread_id, step))
+        watch = codec.watching()
+        found: Position | None = yield Ask(lambda store: load(store, watch, thread_id, step))
         if found is None:
             raise ThreadNotFoundError(thread_id=thread_id, store=(yield Ask(lambda store: store.name)))
-        self.position = found
+        self.position, self.strange = found, bool(watch.met)
         self._goes_on = origin is call.origin
         if thread_id == call.thread_id or (self._goes_on and not found.tasks):
             self.children = children
@@ -264,6 +294,57 @@ class Run:
         yield from self._commit([recorded], claim)
         forked: Thread | None = yield Ask(lambda store: store.thread(call.thread_id))
         return forked
+
+    # --- another graph than before ------------------------------------------------------------
+
+    def _settled(self, kind: str) -> Generator[Effect, Any, Body]:
+        """What the run's first row says of its graph, with all that has changed since the thread's last run. Moves
+        the position there, so that the rest of the row can be made of it."""
+        graph, position = self.graph, self.position
+        change: Body = {"graph": {"fingerprint": graph.fingerprint}}
+        if is_new(graph, position):
+            change["graph"] = drawing_of(graph)
+            if position.tail >= 0:
+                yield from self._changed(kind, change)
+        if self.strange and kind != "update":
+            assert self.codec is not None
+            check_registered(graph, position, self.codec, pending=kind == "resume")
+        return change
+
+    def _changed(self, kind: str, change: Body) -> Effects:
+        graph, position = self.graph, self.position
+        strict = kind != "update" and graph.migrate is None
+        names = renames(graph, position, strict=strict)
+        formerly = first_names(graph, position, names.get("nodes", {}))
+        if formerly or "formerly" in position.graph:
+            change["graph"]["formerly"] = formerly
+        if names:
+            change["renamed"] = names
+            position.rename(names)
+        unapplied = written(position) if kind == "resume" else set()
+        if kind == "resume":
+            check_pending(graph, position)
+        if strict:
+            held = {*position.values, *unapplied}
+            check_keys(graph, position, held)
+            check_reducers(graph, position, held, names.get("channels", {}))
+        if graph.migrate is not None:
+            check_keys(graph, position, unapplied)  # it converts the state, and these are not yet in it
+            change["migrated"] = yield from self._migrated(graph.migrate)
+        position.move(change)
+        if kind != "input" and (starts := starts_of(graph, position)):
+            change["starts"] = starts
+            position.move(change)
+
+    def _migrated(self, migrate: Callable[[dict[str, Any]], Any]) -> Generator[Effect, Any, Body]:
+        assert self.codec is not None
+        job = Job(Task(f"{self.position.tail + 1}.migrate", "migrate", ()), 1)
+        job.steps = run_migration(migrate, self.position.values.share())
+        try:
+            answer = yield from self._alone(job)
+        except Exception as error:
+            raise refused_migration(self.position, error) from error
+        return migrated(self.graph, self.position, answer, self.codec.encode)
 
     def _check_free(self, thread: Thread, now: str) -> None:
         owner = thread.lease_owner
@@ -313,11 +394,19 @@ class Run:
         for name, wait in self.position.waits.items():
             signal = next((s for s in inbox if s.name == wait.signal and s.id not in taken), None)
             if signal is not None:
-                answers[name] = {"signal": self.codec.decode(signal.value)}
+                answers[name] = {"signal": self._received(signal)}
                 taken.append(signal.id)
             elif wait.until is not None and wait.until <= iso(now):
                 answers[name] = {}
         return answers, taken
+
+    def _received(self, signal: Signal) -> Any:
+        assert self.codec is not None
+        value = self.codec.decode(signal.value)
+        strange = self.codec.placeholder_in(value, f"the signal {signal.name!r}: value")
+        if strange is not None:
+            raise unregistered(self.position, *strange)
+        return value
 
     def _wake(self) -> Effects:
         """A signal may have been there before the task that waits for it: then this run goes on."""
@@ -397,13 +486,16 @@ class Run:
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
         job.make_runtime, job.remaining = self._runtime, self.remaining
         job.steps = run_entry(self.graph, values, node, update, job)
+        return (yield from self._alone(job))
+
+    def _alone(self, job: Job) -> Generator[Effect, Any, Any]:
+        """What a job returns or raises that is no task's."""
         yield Start([job])
         while True:
             for item in (yield Next()):
                 if isinstance(item, Finished):
                     if item.error is not None:
                         raise item.error
-                    assert item.result is not None
                     return item.result
 
     def _claim(self, thread: Thread | None, now: float) -> Claim | None:
@@ -475,9 +567,6 @@ class Run:
 
     def _superstep(self) -> Effects:
         tasks = self.position.runnable
-        for task in tasks:
-            if task.node not in self.graph.nodes:
-                raise gone(self.call.thread_id, task.node, self.graph)
         self.segment = [0, 0]
         if self.call.announce and (yield Emit(Begun(self.position, tasks))):
             self.stopped = True
@@ -658,6 +747,7 @@ class Run:
             _now=call.now,
             _durable=self.codec is not None,
             _seed=job.task.seed,
+            _home=self.position.graph.get("formerly", {}).get(job.task.node, job.task.node),
             _answers={question.interrupt.id: answer for question, answer in given},
             _children=self.position.children.get(job.task.id, {}),
             _pinned=self.position.pinned,
@@ -880,7 +970,7 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     row = Row(*columns[:9], data, at, row_hash(position.hash, columns, data, key))
     values = {
         "graph": graph.name,
-        "fingerprint": graph.fingerprint,
+        "fingerprint": position.graph.get("fingerprint", graph.fingerprint),
         "status": _status(position),
         "epoch": 1,
         "parent_thread_id": origin,

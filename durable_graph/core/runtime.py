@@ -39,6 +39,7 @@ class Runtime(Generic[ContextT]):
     _now: Callable[[], float] = lambda: 0.0
     _durable: bool = True  # there is a log
     _seed: str = ""  # of its questions' ids
+    _home: str = ""  # what the node was first called in this thread: a subgraph's memory stays there
     _answers: Mapping[str, Any] = field(default_factory=dict)  # given so far, by question
     _counts: dict[str, int] = field(
         default_factory=lambda: {"questions": 0, "calls": 0, "graphs": 0}
