@@ -433,7 +433,6 @@ def test_questions_in_the_history(run: Runner) -> None:
     assert [event.step for event in run.replay(graph, config, stream_mode="events") if event.kind == "interrupt"] == [1]
 
 
-@pytest.mark.xfail(strict=True, reason="get_state_history shows a barrier as it was, not what was asked since")
 def test_the_history_of_an_open_question_shows_it(quick: Runner) -> None:
     """In LangGraph the newest entry of the history is what get_state gives, with its question."""
     graph, config = one(quick, Calls()), new_thread()
@@ -824,23 +823,28 @@ def test_an_update_at_a_pause(run: Runner) -> None:
     assert run.get_state(graph, config).values == {"n": 7, "log": ["a", "u", "b", "c"]}
 
 
-def test_an_update_drops_the_question(run: Runner) -> None:
-    """As in LangGraph it is asked anew; the question before is on record as dropped, and cannot be answered.
-    (LangGraph takes an answer to what nobody has asked yet.)"""
+def test_an_update_at_a_question(run: Runner) -> None:
+    """As in LangGraph: the node is planned anew, which is on record, and asks anew when it runs."""
     graph, config = one(run, Calls()), new_thread()
     run.invoke(graph, {"n": 1}, config)
-    asked = ids(graph, run, config)["q"]
     run.update_state(graph, config, {"n": 9})
     assert run.get_state(graph, config).interrupts == ()
     assert status(graph, config) == "pending"
     assert '"dropped":["a"]' in bodies(str(run.url), config, "update")[0].replace(" ", "")
-    for late in ("x", {asked: "x"}):
-        with pytest.raises(UnknownInterruptError):
-            run.invoke(graph, Command(resume=late), config)
     result = run.invoke(graph, None, config)
     assert (result["n"], result["__interrupt__"][0].value) == (9, "q")
-    assert result["__interrupt__"][0].id != asked
     assert run.invoke(graph, Command(resume="x"), config)["log"] == ["a x", "b"]
+
+
+@pytest.mark.parametrize("by_id", [False, True], ids=["plain", "by id"])
+def test_an_answer_right_after_an_update(run: Runner, by_id: bool) -> None:
+    """As in LangGraph: nobody has to let the node ask once more."""
+    graph, config = one(run, Calls()), new_thread()
+    run.invoke(graph, {"n": 1}, config)
+    asked = ids(graph, run, config)["q"]
+    run.update_state(graph, config, {"n": 9})
+    result = run.invoke(graph, Command(resume={asked: "x"} if by_id else "x"), config)
+    assert (result["n"], result["log"]) == (9, ["a x", "b"])
 
 
 def test_an_update_in_place_of_the_node_that_asked(run: Runner) -> None:
@@ -1023,6 +1027,41 @@ def test_tasks_of_a_fork_have_keys_of_their_own(quick: Runner) -> None:
     assert quick.invoke(graph, None, fork)["n"] == 12
     assert len(keys) == 7
     assert len(set(keys)) == 7
+
+
+def test_subgraphs_of_a_fork_run_once_for_each_task(quick: Runner) -> None:
+    inner = StateGraph(State).add_node("count", lambda state: {"n": state["n"] + 1}).add_edge(START, "count")
+    builder = StateGraph(State).add_node("sub", inner.compile(name="inner")).add_edge(START, "sub")
+    builder.add_conditional_edges("sub", lambda state: "sub" if state["n"] < 12 else END)
+    graph, config, fork = quick.compile(builder), new_thread(), new_thread()
+    quick.first(5, graph, {"n": 0}, config)
+    quick.fork(graph, config, fork["configurable"]["thread_id"])
+    assert [event["sub"]["n"] for event in quick.stream(graph, None, fork)] == list(range(6, 13))
+
+
+def below(run: Runner) -> CompiledGraph[Any]:
+    """The question stands in a subgraph."""
+    inner = StateGraph(State).add_node("ask", lambda state: {"log": [interrupt("q")]}).add_edge(START, "ask")
+    return run.compile(StateGraph(State).add_node("sub", inner.compile(name="inner")).add_edge(START, "sub"))
+
+
+def test_back_to_before_a_question_in_a_subgraph(quick: Runner) -> None:
+    graph, config = below(quick), new_thread()
+    quick.invoke(graph, {"n": 1}, config)
+    quick.invoke(graph, Command(resume="x"), config)
+    assert quick.invoke(graph, None, at(config, 0))["__interrupt__"][0].value == "q"
+    assert quick.invoke(graph, Command(resume="y"), config)["log"] == ["y"]
+
+
+@pytest.mark.parametrize("how", ["fork", "back in time"])
+def test_an_answer_to_a_question_in_a_subgraph_elsewhere(quick: Runner, how: str) -> None:
+    """In a fork, or back at the question: taken, or refused; but not swallowed."""
+    graph, config, fork = below(quick), new_thread(), new_thread()
+    quick.invoke(graph, {"n": 1}, config)
+    quick.fork(graph, config, fork["configurable"]["thread_id"])
+    quick.invoke(graph, Command(resume="x"), config)
+    there = fork if how == "fork" else at(config, 1)
+    assert quick.invoke(graph, Command(resume="y"), there)["log"] == ["y"]
 
 
 # --- crashes between question and answer ------------------------------------------------------
