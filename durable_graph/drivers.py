@@ -57,6 +57,17 @@ WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concu
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep
 
+_risen = 0.0
+_rising = threading.Lock()
+
+
+def rising_clock() -> float:
+    """`clock`, but never the same time twice and never going back: what this process sends keeps its order."""
+    global _risen
+    with _rising:
+        _risen = max(clock(), _risen + 2e-6)  # the log writes microseconds
+        return _risen
+
 
 # --- sync -------------------------------------------------------------------------------------
 

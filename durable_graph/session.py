@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from durable_graph import drivers, leases
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
 from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
-from durable_graph.core.model import Command, Graph
+from durable_graph.core.model import START, Command, Graph
 from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
@@ -107,8 +107,8 @@ class Session:
         self._settings = {
             **settings,
             "context": options.get("context"),
-            "interrupt_before": _nodes(options.get("interrupt_before"), parts.graph.interrupt_before),
-            "interrupt_after": _nodes(options.get("interrupt_after"), parts.graph.interrupt_after),
+            "interrupt_before": _nodes(parts.graph, options, "interrupt_before"),
+            "interrupt_after": _nodes(parts.graph, options, "interrupt_after"),
         }
         self.run: Run
         self.owner = ""  # of the lease, once an async call has begun
@@ -238,10 +238,19 @@ def _checked(options: Options) -> Options:
     return options
 
 
-def _nodes(wanted: Sequence[str] | None, compiled: frozenset[str]) -> frozenset[str]:
+def _nodes(graph: Graph, options: Options, name: Literal["interrupt_before", "interrupt_after"]) -> frozenset[str]:
+    """The nodes to pause at: as the call says, else as compiled."""
+    wanted = options.get(name)
     if wanted is None:
+        compiled: frozenset[str] = getattr(graph, name)
         return compiled
-    return frozenset([wanted] if isinstance(wanted, str) else wanted)
+    names: Any = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(names, Collection) or not all(each in graph.nodes or each == "*" for each in names):
+        known = ", ".join(sorted(graph.nodes.keys() - {START}))
+        raise ArgumentError(
+            argument=name, problem=f"{wanted!r} names no nodes of this graph", fix=f'Use "*" or a list of: {known}'
+        )
+    return frozenset(names)
 
 
 def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:

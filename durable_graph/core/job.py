@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
@@ -22,7 +22,7 @@ from durable_graph.core.planner import (
     router_state,
 )
 from durable_graph.core.runtime import Runtime, current
-from durable_graph.errors import ParentCommand
+from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
@@ -47,7 +47,7 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
-            goto = goto + (yield from _routes(graph, position, node, update, job))
+            goto = goto + (yield from _routes(graph, position.values, node, update, job))
         return update, goto
     finally:
         job.ended = True
@@ -61,16 +61,23 @@ def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: 
         args, kwargs = arg
         return (yield call, args, kwargs, timeout)
     finally:
+        job.ended = True
         current.reset(token)
 
 
-def run_entry(graph: Graph, position: Position, node: str, update: Update, job: Job) -> Steps:
+def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
     token = current.set(job.runtime)
     try:
-        goto = yield from _routes(graph, position, graph.nodes[node], update, job)
+        goto = yield from _routes(graph, values, graph.nodes[node], update, job)
         return update, goto
+    except GraphInterrupt:
+        raise CallError(
+            problem=f"a router after {node!r} called interrupt() when no task ran that could wait for the answer",
+            fix="Ask in a node: a router is asked before the first row of a run, or for an update_state, only once.",
+        ) from None
     finally:
+        job.ended = True
         current.reset(token)
 
 
@@ -79,17 +86,17 @@ def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str,
     return (yield migrate, (detached(dict(values)),), {}, None)
 
 
-def _routes(graph: Graph, position: Position, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
+def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, position, node, branch, update)
+        state = _router_input(graph, values, node, branch, update)
         answer = yield branch.path, (state,), _extras(branch.wants, job), None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update) -> Any:
-    values = router_state(graph, position.values, update)
+def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, update: Update) -> Any:
+    values = router_state(graph, before, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
     return schema.build(schema.select(values))
 

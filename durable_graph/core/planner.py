@@ -310,9 +310,11 @@ class Position:
         self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
         self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
         self.calls = {_renamed(ids, caller): calls for caller, calls in self.calls.items()}
+        self.errors = {_renamed(ids, task_id): failure for task_id, failure in self.errors.items()}
         self.attempts = {}
 
     def _fork(self, row: Any, body: Body) -> bool:
+        self._branch(row.step)
         self.begun = False
         return False
 
@@ -690,7 +692,8 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
             elif target != END:
                 _add(triggers, target, _BRANCH)
         for join in node.joins:
-            joins.setdefault(join.name, set()).add(name)
+            if join.target not in position.deferred:  # else it is complete, and waits for all others
+                joins.setdefault(join.name, set()).add(name)
     if joins and (waiting := _release_joins(graph, joins, triggers)):
         body["joins"] = waiting
     if deferred := _hold_deferred(graph, position.deferred, triggers, bool(sends)):
@@ -748,6 +751,15 @@ def branch_to(name: str) -> str:
     return f"branch:to:{name}"
 
 
+def starts_of(graph: Graph, position: Position) -> dict[str, Any]:
+    """What reducers start from, for channels that have no value yet."""
+    return {
+        name: channel.initial()
+        for name, channel in graph.channels.items()
+        if channel.initial is not None and name not in position.values
+    }
+
+
 def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> Body:
     """The body of an accepted input: it starts a new run on the thread's state, and what was pending is dropped."""
     body: Body = {"update": update}
@@ -760,15 +772,6 @@ def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> 
     fresh = Position(position.thread_id)
     plan_into(graph, fresh, [(START, goto)], body)
     return body
-
-
-def starts_of(graph: Graph, position: Position) -> dict[str, Any]:
-    """What reducers start from, for channels that have no value yet."""
-    return {
-        name: channel.initial()
-        for name, channel in graph.channels.items()
-        if channel.initial is not None and name not in position.values
-    }
 
 
 def update_body(graph: Graph, position: Position, update: Update, goto: Goto, as_node: str) -> Body:
@@ -834,6 +837,12 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
 
 def command_body(graph: Graph, position: Position, command: Command[Any]) -> Body:
     """The body of a resume row for a Command as an input: an answer, an update, more tasks."""
+    if command.graph is not None:
+        raise InvalidUpdateError(
+            where="The input",
+            problem=f"a Command for the graph {command.graph!r} has none above it to go to",
+            fix="Leave graph= out: as an input a Command is for the thread that it is given to",
+        )
     body: Body = {}
     if command.resume is not None:
         body["answers"] = _answers(position, command.resume)

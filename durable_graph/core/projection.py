@@ -32,6 +32,8 @@ SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["so
 class View:
     """How a thread is shown: which keys count as its output, and what a node's input is."""
 
+    shows_input = True  # an accepted input changes what is seen as the state
+
     def __init__(
         self,
         keys: Sequence[str] = (),
@@ -62,6 +64,13 @@ class View:
             return None
         keep = self._output
         return {k: detached(v) for k, v in update.items() if keep is None or k in keep} or None
+
+    def result(self, update: Update) -> dict[str, Any]:
+        """In LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
+        writes: dict[str, list[Any]] = {}
+        for key, value in pairs(self.update(update)):
+            writes.setdefault(key, []).append(value)
+        return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
 
     def input(self, task: Task, position: Position) -> Any:
         if task.arg is not MISSING:
@@ -152,6 +161,8 @@ def _updates(view: View, it: Emission) -> Iterator[Any]:
 def _values(view: View, it: Emission) -> Iterator[Any]:
     if not isinstance(it, Recorded):
         return
+    if it.row.kind == "input" and not view.shows_input:
+        return
     if it.changed or it.row.kind == "resume":
         yield view.values(it.position)
     elif it.row.kind == "interrupt" and it.row.task is not None:
@@ -185,17 +196,9 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
             "error": f"{error['type']}: {error['message']}" if error else None,
             "result": {RETURN: detached(it.body["result"])}
             if "result" in it.body
-            else _result(view, it.body.get("update")),
+            else view.result(it.body.get("update")),
             "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
         }
-
-
-def _result(view: View, update: Update) -> dict[str, Any]:
-    """LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
-    writes: dict[str, list[Any]] = {}
-    for key, value in pairs(view.update(update)):
-        writes.setdefault(key, []).append(value)
-    return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
 
 
 def _checkpoints(view: View, it: Emission) -> Iterator[Any]:

@@ -32,7 +32,7 @@ from durable_graph.core.changes import (
     unregistered,
     written,
 )
-from durable_graph.core.channels import detached
+from durable_graph.core.channels import Values, detached
 from durable_graph.core.effects import (
     Ask,
     Begun,
@@ -305,7 +305,7 @@ class Run:
         if not waits:
             return {}, []
         answers, taken = yield from self._ended_waits(now)
-        others = len(self.position.questions) - len(waits)  # of somebody
+        others = sum(map(len, self.position.questions.values())) - len(waits)  # of somebody
         if not answers and not self.position.runnable and not others and not self.position.paused:
             raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
         return answers, taken
@@ -352,12 +352,13 @@ class Run:
 
     def _accepted(self) -> Generator[Effect, Any, Body]:
         update = accept_input(self.graph, self.call.input)
-        _, goto = yield from self._entry(START, update)
+        values = Values({**self.position.values, **starts_of(self.graph, self.position)})
+        _, goto = yield from self._entry(START, update, values)
         return input_body(self.graph, self.position, update, goto)
 
     def _updated(self, node: str) -> Generator[Effect, Any, Body]:
         update = accept_update(self.graph, self.call.input)
-        _, goto = yield from self._entry(node, update)
+        _, goto = yield from self._entry(node, update, self.position.values)
         return update_body(self.graph, self.position, update, goto, node)
 
     def _updating_node(self) -> str:
@@ -380,13 +381,13 @@ class Run:
             )
         return node
 
-    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, Any]:
+    def _entry(self, node: str, update: Update, values: Values) -> Generator[Effect, Any, Any]:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
         job.make_runtime = self._runtime
-        job.steps = run_entry(self.graph, self.position, node, update, job)
+        job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
 
     def _alone(self, job: Job) -> Generator[Effect, Any, Any]:
@@ -492,10 +493,10 @@ class Run:
                 failures.append(interrupt)
                 items = ()
             for item in items:
+                if batch and (not isinstance(item, Finished) or item.job.parent is not None):
+                    yield from self._commit(batch)  # what came before is saved and shown before
+                    batch = []
                 if isinstance(item, Sent | Relayed):
-                    if batch:  # what came before it is shown before it
-                        yield from self._commit(batch)
-                        batch = []
                     yield from self._show(item) if isinstance(item, Sent) else self._relay(item)
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
@@ -566,6 +567,11 @@ class Run:
         self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
     ) -> Any:
         """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
+        if caller.ended:
+            raise CallError(
+                problem=f"the @task {name!r} was called after node {caller.task.node!r} had ended",
+                fix="Call it while the node runs, and wait for its result: the node's row comes after its calls.",
+            )
         recorded = self.position.calls.get(caller.task.id, {}).get(number)
         if recorded is not None:
             return self._recalled(caller, number, name, recorded)
@@ -603,7 +609,9 @@ class Run:
             again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
         elif job.handler is not None:
             failed = NodeError(job.task.node, error)
-            again = self._job(job.task._replace(node=job.handler), job.attempt, failed)
+            # questions of its own: it must not take the node's answers for its own
+            taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{self._first_name(job.handler)}")
+            again = self._job(taken_over, job.attempt, failed)
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
@@ -612,6 +620,11 @@ class Run:
         if job.parent is not None:
             again.reply = job.reply
         return again
+
+    def _first_name(self, node: str) -> str:
+        """Of a node that was renamed while this thread lived: what was kept or asked under it is still found."""
+        names: Mapping[str, str] = self.position.graph.get("formerly", {})
+        return names.get(node, node)
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
@@ -640,7 +653,7 @@ class Run:
             _now=call.now,
             _durable=self.codec is not None,
             _seed=job.task.seed,
-            _home=self.position.graph.get("formerly", {}).get(job.task.node, job.task.node),
+            _home=self._first_name(job.task.node),
             _answers={question.interrupt.id: answer for question, answer in given},
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
@@ -677,14 +690,14 @@ class Run:
         error = item.error
         if isinstance(error, ParentCommand) and self.call.task:
             return self._ended("task", item, parent_body(self.position, error.command))
-        if isinstance(error, GraphInterrupt):
-            asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
-            return self._ended("interrupt", item, {"interrupts": asked})
-        if error is None:
-            try:
+        try:
+            if isinstance(error, GraphInterrupt):
+                asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
+                return self._ended("interrupt", item, {"interrupts": asked})
+            if error is None:
                 return self._result(item)
-            except (NodeCodeError, RecursionError) as refused:
-                error = refused
+        except (NodeCodeError, RecursionError) as refused:
+            error = refused
         failures.append(error)
         if not isinstance(error, Exception):
             return None  # KeyboardInterrupt, SystemExit: not the task's failure
@@ -770,7 +783,7 @@ class Run:
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
-            "wake_at": min((w.until for w in self.position.waits.values() if w.until), default=None),
+            "wake_at": _wake_at(self.position),
             "updated_at": at,
         }
         return Claim(self.epoch, values)
@@ -862,14 +875,14 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     values = {
         "graph": graph.name,
         "fingerprint": position.graph.get("fingerprint", graph.fingerprint),
-        "status": "pending" if position.tasks else "finished",
+        "status": _status(position),
         "epoch": 1,
         "parent_thread_id": origin,
         "parent_step": step,
         "lease_owner": None,
         "lease_since": None,
         "lease_expires_at": None,
-        "wake_at": None,
+        "wake_at": _wake_at(position),
         "created_at": at,
         "updated_at": at,
         "metadata": b"{}",
@@ -909,6 +922,11 @@ def _status(position: Position) -> str:
         asked = [question for questions in position.questions.values() for question in questions]
         return "waiting" if asked and len(asked) == len(position.waits) else "interrupted"
     return "pending" if position.tasks else "finished"
+
+
+def _wake_at(position: Position) -> str | None:
+    """When a thread that waits can go on by itself."""
+    return min((wait.until for wait in position.waits.values() if wait.until), default=None)
 
 
 def _first(failures: list[BaseException]) -> BaseException:

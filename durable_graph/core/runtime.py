@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,8 +87,16 @@ class Runtime(Generic[ContextT]):
         """
         if (seconds is None) == (until is None):
             raise ArgumentError(argument="sleep", problem="give either seconds or until", fix="One of the two.")
-        end = until.timestamp() if until is not None else self._now() + (seconds or 0.0)
-        self._wait(Wait(until=iso(end)))
+        if until is not None and not isinstance(until, datetime):
+            raise ArgumentError(argument="until", problem=f"{until!r} is no datetime", fix="Give a datetime.")
+        self._wait(Wait(until=self._after("seconds", seconds) if until is None else iso(until.timestamp())))
+
+    def _after(self, argument: str, seconds: Any) -> str:
+        """The time so many seconds from now."""
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            with suppress(ValueError, OverflowError):  # nan, infinity and beyond the year 9999
+                return iso(self._now() + seconds)
+        raise ArgumentError(argument=argument, problem=f"{seconds!r} is no time to wait for", fix="Give seconds.")
 
     def wait_for(self, signal: str, *, timeout: float | None = None) -> Any:
         """Wait until somebody calls `graph.signal(config, signal, value)`; returns that value.
@@ -96,7 +105,9 @@ class Runtime(Generic[ContextT]):
         signal that was sent before anyone waited has been kept. Signals of one name are taken in the order in
         which they were sent.
         """
-        until = None if timeout is None else iso(self._now() + timeout)
+        if not isinstance(signal, str):
+            raise ArgumentError(argument="signal", problem=f"{signal!r} is no name", fix="Give a text.")
+        until = None if timeout is None else self._after("timeout", timeout)
         answer = self._wait(Wait(until=until, signal=signal))
         if "signal" not in answer:
             raise TimeoutError(f"no signal {signal!r} came within {timeout} s")
