@@ -334,6 +334,20 @@ def test_an_error_handler_that_is_gone(run: Runner) -> None:
     assert run.invoke(explained, None, config)["log"] == ["a handled", "b", "end"]
 
 
+def test_an_answer_to_an_error_handler_whose_node_has_another_name(run: Runner) -> None:
+    def give_up(state: Any) -> None:
+        raise RuntimeError("gives up")
+
+    def draw(name: str) -> StateGraph[Any]:
+        handle = run.node(lambda state: {"log": [interrupt("And now?")]})
+        return StateGraph(State).add_node(name, run.node(give_up), error_handler=handle).add_edge(START, name)
+
+    config = new_thread()
+    run.invoke(run.compile(draw("a")), {"log": []}, config)
+    new = run.compile(draw("x"), aliases={"a": "x"})
+    assert run.invoke(new, Command(resume="this"), config) == {"log": ["this"]}
+
+
 def asking(run: Runner, calls: Calls, name: str) -> StateGraph[Any]:
     return drawn(run, State, {name: "end", "end": ()}, calls, **{name: lambda state: {"log": [interrupt("Which?")]}})
 

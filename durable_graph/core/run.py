@@ -709,7 +709,7 @@ class Run:
         elif job.handler is not None:
             failed = NodeError(job.task.node, error)
             # questions of its own: it must not take the node's answers for its own
-            taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{job.handler}")
+            taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{self._first_name(job.handler)}")
             again = self._job(taken_over, job.attempt, failed)
         else:
             return None
@@ -719,6 +719,11 @@ class Run:
         if job.parent is not None:
             again.reply = job.reply
         return again
+
+    def _first_name(self, node: str) -> str:
+        """Of a node that was renamed while this thread lived: what was kept or asked under it is still found."""
+        names: Mapping[str, str] = self.position.graph.get("formerly", {})
+        return names.get(node, node)
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
@@ -747,7 +752,7 @@ class Run:
             _now=call.now,
             _durable=self.codec is not None,
             _seed=job.task.seed,
-            _home=self.position.graph.get("formerly", {}).get(job.task.node, job.task.node),
+            _home=self._first_name(job.task.node),
             _answers={question.interrupt.id: answer for question, answer in given},
             _children=self.position.children.get(job.task.id, {}),
             _pinned=self.position.pinned,
