@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -12,7 +13,7 @@ from durable_graph.codec import Codec, storable_types
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core import runtime
 from durable_graph.core.channels import Channel
-from durable_graph.core.model import RECORDED, START, Graph, Node, RetryPolicy, Task, TimeoutPolicy, policy_of
+from durable_graph.core.model import END, RECORDED, START, Graph, Node, RetryPolicy, Task, TimeoutPolicy, policy_of
 from durable_graph.core.planner import Position, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
@@ -114,6 +115,7 @@ class entrypoint:
 
     def __call__(self, function: Callable[..., Any]) -> CompiledGraph[Any]:
         name = self._name or function.__name__
+        _check(name, function)
         if self._timeout is not None and not is_coroutine(function):
             raise DrawingError(
                 problem=f"the entrypoint {name!r} has a timeout but is no async function",
@@ -125,6 +127,18 @@ class entrypoint:
         store = open_store(self._checkpointer)
         return Workflow(
             graph, store, Codec([*RECORDED, *types]), self._key, inherits=inherited(self._checkpointer), types=types
+        )
+
+
+def _check(name: str, function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DrawingError(
+            problem=f"the entrypoint {name!r} is a generator function",
+            fix="Return the result; to show something before, use a @task or get_stream_writer().",
+        )
+    if not inspect.signature(function).parameters:
+        raise DrawingError(
+            problem=f"the entrypoint {name!r} takes no argument", fix="Its first parameter is the input: add one."
         )
 
 
@@ -196,12 +210,17 @@ class Workflow(CompiledGraph[Any]):
 class _PlainView(View):
     """Shows the result where a graph shows its state."""
 
+    shows_input = False
+
     def values(self, position: Position) -> Any:
         return super().values(position).get(RESULT)
 
     def update(self, update: Update) -> Any:
         shown = super().update(update)
         return shown.get(RESULT) if isinstance(shown, dict) else shown
+
+    def result(self, update: Update) -> dict[str, Any]:
+        return {} if update is None else {END: self.update(update)}
 
     def input(self, task: Task, position: Position) -> Any:
         shown = super().input(task, position)

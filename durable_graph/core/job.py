@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
-from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
@@ -22,7 +22,7 @@ from durable_graph.core.planner import (
     router_state,
 )
 from durable_graph.core.runtime import Runtime, current
-from durable_graph.errors import ParentCommand
+from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
@@ -34,68 +34,75 @@ def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
     return node.schema.given(position.values.share(), remaining)
 
 
-def run_node(
-    graph: Graph, position: Position, job: Job, runtime: Runtime[Any], error: NodeError | None = None
-) -> Steps:
+def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
     """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
-        given = node_input(node, position, job.task.arg, runtime._remaining)
+        given = node_input(node, position, job.task.arg, job.remaining)
         try:
-            output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
+            output = yield node.call, (given,), _extras(node.wants, job, error), node.timeout
         except ParentCommand as below:  # a subgraph of this node speaks to us
             output = below.command
         update, goto = interpret(graph, node.name, output)
         goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
-            goto = goto + (yield from _routes(graph, position, node, update, runtime))
+            goto = goto + (yield from _routes(graph, position.values, node, update, job))
         return update, goto
     finally:
         job.ended = True
         current.reset(token)
 
 
-def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, runtime: Runtime[Any]) -> Steps:
+def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
         args, kwargs = arg
-        return (yield Invoke(call, args, kwargs, timeout))
+        return (yield call, args, kwargs, timeout)
     finally:
+        job.ended = True
         current.reset(token)
 
 
-def run_entry(graph: Graph, position: Position, node: str, update: Update, runtime: Runtime[Any]) -> Steps:
+def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
-        goto = yield from _routes(graph, position, graph.nodes[node], update, runtime)
+        goto = yield from _routes(graph, values, graph.nodes[node], update, job)
         return update, goto
+    except GraphInterrupt:
+        raise CallError(
+            problem=f"a router after {node!r} called interrupt() when no task ran that could wait for the answer",
+            fix="Ask in a node: a router is asked before the first row of a run, or for an update_state, only once.",
+        ) from None
     finally:
+        job.ended = True
         current.reset(token)
 
 
-def _routes(
-    graph: Graph, position: Position, node: Node, update: Update, runtime: Runtime[Any]
-) -> Generator[Invoke, Any, Goto]:
+def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, position, node, branch, update, runtime._remaining)
-        answer = yield Invoke(branch.path, (state,), _extras(branch.wants, runtime))
+        state = _router_input(graph, values, node, branch, update, job.remaining)
+        answer = yield branch.path, (state,), _extras(branch.wants, job), None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update, remaining: int) -> Any:
-    values = router_state(graph, position.values, update)
+def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, update: Update, remaining: int) -> Any:
+    values = router_state(graph, before, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
     return schema.given(values, remaining)
 
 
-def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _extras(wants: Any, job: Job, error: NodeError | None = None) -> Mapping[str, Any]:
     if not wants:
-        return {}
+        return _NOTHING
+    runtime: Runtime[Any] = job.runtime()
     given: Mapping[str, Callable[[], Any]] = {
         "runtime": lambda: runtime,
         "config": lambda: runtime.config,

@@ -56,8 +56,10 @@ class Schema:
 
     def given(self, values: Mapping[str, Any], remaining: int) -> Any:
         """What a node or a router with this schema receives."""
-        managed = {name: kind.value(remaining) for name, kind in self.managed.items()}
-        return self.build({**self.select(values), **managed} if managed else self.select(values))
+        given = self.select(values)
+        if self.managed:
+            given.update({name: kind.value(remaining) for name, kind in self.managed.items()})
+        return self.build(given)
 
 
 def read_schema(schema: Any) -> Schema:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 
-from durable_graph.errors import ArgumentError, FencedError
-from durable_graph.store import Claim, Row, Signal, Thread, check_claim, check_id, check_row, check_text
+from durable_graph.errors import ArgumentError, CallError, FencedError
+from durable_graph.store import Claim, Row, Signal, Thread, Transaction, check_claim, check_id, check_row, check_text
 
 
 class MemoryStore:
+    name = "memory"
+    exclusive = False
+
     def __init__(self) -> None:
-        self.name = "memory"
         self._lock = threading.RLock()
         self._threads: dict[str, Thread] = {}
         self._rows: dict[str, dict[int, Row]] = {}
@@ -129,6 +131,9 @@ class MemoryStore:
             found = self._snapshots.get(thread_id, {})
             newest = max((step for step in found if step <= until), default=None)
             return None if newest is None else (newest, found[newest])
+
+    def transaction(self) -> Transaction:
+        raise CallError(problem="a store in memory has no database connection", fix="Use SQLite or Postgres.")
 
     def close(self) -> None:
         """Nothing to give back."""
