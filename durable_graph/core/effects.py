@@ -75,6 +75,7 @@ class Job:
         "retry",
         "runtime_made",
         "spawn",
+        "step",
         "steps",
         "task",
         "tell",
@@ -86,6 +87,7 @@ class Job:
         self.attempt = attempt
         self.make_runtime: Callable[[Job], Any]
         self.runtime_made: Any = None
+        self.step = -1  # that it begins after
         self.remaining = 0  # supersteps that this call may still take after the one at hand
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more

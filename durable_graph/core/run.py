@@ -484,7 +484,7 @@ class Run:
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.make_runtime, job.remaining = self._runtime, self.remaining
+        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
         job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
 
@@ -658,7 +658,7 @@ class Run:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
         job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
-        job.make_runtime, job.remaining = self._runtime, self.remaining
+        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
         job.steps = run_node(self.graph, self.position, job, error)
         return job
 
@@ -679,7 +679,7 @@ class Run:
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
-            job.make_runtime = self._runtime
+            job.make_runtime, job.step = self._runtime, caller.step
             job.steps = run_call(call, arg, timeout, job)
             return job
 
@@ -744,7 +744,7 @@ class Run:
             write,
             call.thread_id,
             job.task.node,
-            self.position.step,
+            job.step,
             job.task.id,
             job.attempt,
             call.config,
