@@ -128,6 +128,8 @@ class _Threads:
             assert self._calls is not None
             self._submit(self._calls, jobs[0])
             return
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
@@ -361,6 +363,8 @@ class _Tasks:
         self._cancelled = False  # while a sync node ran alone
 
     def start(self, jobs: Sequence[Job]) -> None:
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
             self._alone = jobs[0]
             return

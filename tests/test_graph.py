@@ -26,10 +26,13 @@ from durable_graph import (
     Send,
     StateGraph,
     StreamWriter,
+    drivers,
     get_config,
     get_runtime,
 )
-from tests.graphs import WAYS, Calls, Runner, State, chain, counter, new_thread, nodes_of, wide
+from durable_graph.core.effects import Job
+from durable_graph.core.model import Task
+from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, chain, counter, new_thread, nodes_of, wide
 
 
 @pytest.fixture(params=WAYS)
@@ -948,3 +951,36 @@ def test_a_router_without_a_map_may_go_anywhere_in_the_picture() -> None:
     picture = builder.compile(checkpointer=False).get_graph()
     assert {edge.target for edge in picture.edges if edge.source == "one"} == {"one", "two", END}
     assert all(edge.conditional for edge in picture.edges if edge.source == "one")
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
+    """As the retries of tasks that have failed at the same moment do."""
+    ended: list[str] = []
+
+    def steps(name: str) -> Any:
+        ended.append(name)
+        return
+        yield
+
+    jobs = [Job(Task(name, "a", ()), 2) for name in "abc"]
+    for job in jobs:
+        job.steps = steps(job.task.id)
+
+    async def main() -> None:
+        tasks = drivers._Tasks(False, None)
+        for job in jobs:
+            tasks.start([job])
+        while len(ended) < 3:
+            await asyncio.wait_for(tasks.next(), PATIENCE)
+        await tasks.close()
+
+    if way == "async":
+        asyncio.run(main())
+        return
+    threads = drivers._Threads(False, None)
+    for job in jobs:
+        threads.start([job])
+    while len(ended) < 3:
+        threads.next()
+    threads.close()
