@@ -5,6 +5,7 @@ from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_
 from durable_graph.core.model import (
     END,
     START,
+    CachePolicy,
     Command,
     Interrupt,
     NodeError,
@@ -48,7 +49,8 @@ from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
 from durable_graph.messages import MessagesState, add_messages
-from durable_graph.store import Thread
+from durable_graph.store import Cache, Entry, Thread
+from durable_graph.store.memory import InMemoryCache
 
 __version__ = "0.1.0"
 
@@ -57,6 +59,8 @@ __all__ = [
     "REMOVE_ALL_MESSAGES",
     "START",
     "ArgumentError",
+    "Cache",
+    "CachePolicy",
     "CallError",
     "ChangedGraphError",
     "CheckpointNotFoundError",
@@ -66,11 +70,13 @@ __all__ = [
     "DrawingError",
     "DurableGraphError",
     "EmptyInputError",
+    "Entry",
     "FencedError",
     "Finding",
     "GraphBubbleUp",
     "GraphInterrupt",
     "GraphRecursionError",
+    "InMemoryCache",
     "Interrupt",
     "InvalidUpdateError",
     "Log",

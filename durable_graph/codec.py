@@ -163,8 +163,16 @@ class Codec:
             problem, fix = refusal.args if isinstance(refusal, _Refused) else (str(refusal), _DESCRIBE)
             raise UnstorableValueError(**facts, problem=problem, fix=fix) from refusal.__cause__
 
-    def decode(self, data: bytes) -> Any:
-        """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened."""
+    def canonical(self, value: Any) -> bytes:
+        """Bytes that tell values apart: the same for dicts with the same items, in whichever order. (With keys
+        that are no text their order counts.)"""
+        return orjson.dumps(orjson.loads(self.encode(value)), option=orjson.OPT_SORT_KEYS)
+
+    def decode(self, data: bytes, *, strict: bool = False) -> Any:
+        """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened.
+
+        strict: so is a value of a type that is not registered, or no longer fits.
+        """
         try:
             doc = orjson.loads(data)
         except ValueError as error:
@@ -172,7 +180,7 @@ class Codec:
         if b'"$"' not in data and b"\\u0024" not in data:
             return doc
         try:
-            return self._reader.lift(doc)
+            return (_StrictReader(self._reader.names) if strict else self._reader).lift(doc)
         except RecursionError:
             if _deeper_than(doc, 254):
                 raise MalformedBytesError("nested deeper than anything that is written") from None
@@ -446,7 +454,9 @@ class _Reader:
         except (MalformedBytesError, RecursionError, MemoryError):
             raise
         except Exception as error:
-            if self.names:  # may be due to a registered type, such as keys that no longer hash: read it without them
+            if (
+                self.names and type(self) is _Reader
+            ):  # may be due to a registered type, such as keys that no longer hash: read it without them
                 return _BLIND._tagged(doc)
             raise MalformedBytesError(f"tag {tag!r}: {type(error).__name__}: {error}") from error
 
@@ -454,26 +464,34 @@ class _Reader:
         try:
             return _BY_TAG[tag].build(**parts)
         except _NotHere:
-            return _placeholder(tag, tag, parts)
+            return self.stand_in(tag, tag, parts)
 
     def _registered(self, tag: str, parts: _Parts) -> Any:
         name = _is(str, parts.pop("t", None))
         _SHAPES[tag](**parts)
         kind = self.names.get(name)
         if kind is None or kind.tag != tag:
-            return _placeholder(name, tag, parts)
+            return self.stand_in(name, tag, parts)
         try:
             return kind.build(**parts)
         except _NotHere:
-            return _placeholder(name, tag, parts)
+            return self.stand_in(name, tag, parts)
+
+    def stand_in(self, name: str, tag: str, parts: _Parts) -> Unregistered:
+        more = {key: part for key, part in parts.items() if key != "v"}
+        return Unregistered(name, parts["v"], tag, more)
 
 
 _BLIND = _Reader({})
 
 
-def _placeholder(name: str, tag: str, parts: _Parts) -> Unregistered:
-    more = {key: part for key, part in parts.items() if key != "v"}
-    return Unregistered(name, parts["v"], tag, more)
+class _StrictReader(_Reader):
+    """For values that are worth nothing unless they are what was written."""
+
+    __slots__ = ()
+
+    def stand_in(self, name: str, tag: str, parts: _Parts) -> NoReturn:
+        raise MalformedBytesError(f"{name!r} is not registered, or no longer fits")
 
 
 def _deeper_than(doc: _Json, limit: int) -> bool:

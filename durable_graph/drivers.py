@@ -310,8 +310,7 @@ def _append(store: Store | None, save: Save) -> None:
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:
-    assert store is not None
-    return ask.call(store)
+    return ask.call(store)  # type: ignore[arg-type]  # without one it asks something else
 
 
 class Offload:
@@ -412,25 +411,25 @@ class _Tasks:
             waited = call(*invoke.args, **invoke.kwargs)
             return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
         context = contextvars.copy_context()
-        answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs))
+        answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs), invoke.finishes)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        """A sync function cannot be stopped. When we are cancelled it ends first, and its result counts."""
+    async def _in_thread(self, call: Callable[[], Any], counts: bool) -> Any:
+        """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
         future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
         try:
             return await _settled(future)
         except asyncio.CancelledError:
-            if not future.done() or future.cancelled():
+            if not counts or not future.done() or future.cancelled():
                 raise
             self._cancelled = self._alone_runs
             return future.result()
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
-            job.alive()
+            job.progress()
             self._put(item)  # an async node cannot be made to wait from inside its own loop
             return
         taken = threading.Event()
@@ -532,6 +531,7 @@ async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any
         async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
             if idle is not None:
                 job.alive = lambda: quiet.reschedule(loop.time() + idle)
+                job.progress = job.alive if policy.refresh_on == "auto" else job.progress
             return await waited
     except TimeoutError as error:
         for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):

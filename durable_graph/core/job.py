@@ -7,8 +7,10 @@ sync and async callers share every line of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from typing import Any
 
+from durable_graph.core.caching import Memo
 from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
@@ -18,8 +20,10 @@ from durable_graph.core.planner import (
     Update,
     answer_of,
     check_targets,
+    checked,
     interpret,
     router_state,
+    taken_apart,
 )
 from durable_graph.core.runtime import Runtime, current
 from durable_graph.errors import ParentCommand
@@ -42,12 +46,12 @@ def run_node(
     token = current.set(runtime)
     try:
         given = node_input(node, position, job.task.arg)
-        try:
-            output = yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), node.timeout)
-        except ParentCommand as below:  # a subgraph of this node speaks to us
-            output = below.command
-        update, goto = interpret(graph, node.name, output)
-        goto = check_targets(graph, node.name, goto) if goto else goto
+        if job.memo is None:
+            output = yield from _called(node, job, given, runtime, error)
+            update, goto = interpret(graph, node.name, output)
+            goto = check_targets(graph, node.name, goto) if goto else goto
+        else:
+            update, goto = yield from _remembered(graph, position, job, given, runtime)
         if node.branches:
             goto = goto + (yield from _routes(graph, position, node, update, runtime))
         return update, goto
@@ -56,12 +60,53 @@ def run_node(
         current.reset(token)
 
 
-def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, runtime: Runtime[Any]) -> Steps:
+def _called(node: Node, job: Job, given: Any, runtime: Runtime[Any], error: NodeError | None = None) -> Steps:
+    timeout = job.task.timeout or node.timeout
+    try:
+        return (yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), timeout))
+    except ParentCommand as below:  # a subgraph of this node speaks to us
+        return below.command
+
+
+def _remembered(
+    graph: Graph, position: Position, job: Job, given: Any, runtime: Runtime[Any]
+) -> Generator[Invoke, Any, tuple[Update, Goto]]:
+    """The result of a node that has a cache policy: from the cache, or from the node and then for the cache."""
+    node, memo, arg = graph.nodes[job.task.node], job.memo, job.task.arg
+    plain = node.schema.select(position.values) if arg is MISSING else arg
+    found = yield from memo.find(plain, (given,), {})
+    if found is not None:
+        with suppress(Exception):  # it is of other code than this
+            result = checked(graph, node.name, found["updates"]), check_targets(graph, node.name, found["goto"])
+            job.cached = True
+            return result
+    updates, goto = taken_apart(graph, node.name, (yield from _called(node, job, given, runtime)))
+    if not runtime._has_asked:
+        memo.note({"updates": updates, "goto": goto})
+    return checked(graph, node.name, updates), check_targets(graph, node.name, goto)
+
+
+def run_call(
+    call: Callable[..., Any],
+    arg: tuple[Any, Any],
+    timeout: Any,
+    runtime: Runtime[Any],
+    job: Job,
+) -> Steps:
     """One call of a @task from a node."""
     token = current.set(runtime)
     try:
         args, kwargs = arg
-        return (yield Invoke(call, args, kwargs, timeout))
+        memo: Memo | None = job.memo
+        if memo is not None:
+            found = yield from memo.find([args, kwargs], args, kwargs)
+            if found is not None and "result" in found:
+                job.cached = True
+                return found["result"]
+        result = yield Invoke(call, args, kwargs, timeout)
+        if memo is not None and not runtime._has_asked:
+            memo.note({"result": result})
+        return result
     finally:
         current.reset(token)
 

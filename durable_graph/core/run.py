@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from durable_graph.core.caching import Caching, Memo, node_namespace, task_namespace
 from durable_graph.core.chain import NO_PARENT, row_hash
 from durable_graph.core.channels import detached
 from durable_graph.core.effects import (
@@ -39,7 +40,7 @@ from durable_graph.core.effects import (
 )
 from durable_graph.core.history import Decoder, load, pack
 from durable_graph.core.job import run_call, run_entry, run_node
-from durable_graph.core.model import END, START, Command, Graph, NodeError, Task, Wait
+from durable_graph.core.model import END, START, CachePolicy, Command, Graph, NodeError, Task, Wait
 from durable_graph.core.planner import (
     Body,
     Position,
@@ -74,7 +75,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Row, Thread
+from durable_graph.store import Claim, Entry, Row, Thread
 
 LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -106,6 +107,7 @@ class Call:
     task: str = ""  # of a subgraph's run: the task above that it runs in, as "<thread>/<task>"
     parent: tuple[str, int] | None = None  # that thread and its step
     answers: Mapping[str, Any] = field(default_factory=dict)  # given above; those to its own questions count
+    caching: Caching | None = None  # for nodes with a cache policy
     link: Any = None  # for subgraphs of this run: see session.Link
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
@@ -125,6 +127,7 @@ class Run:
         self.leased = False
         self.stopped = False  # the consumer has gone
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
+        self.fresh: list[Entry] = []  # for the cache, of rows that are or will be durable
 
     def steps(self) -> Effects:
         """The whole run. Raises what a node raised, after its siblings have been recorded and the lease given back."""
@@ -421,10 +424,19 @@ class Run:
                     self._add(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
+            if self.fresh:
+                yield from self._keep()
             if (failures or self.stopped) and not winding_down:
                 winding_down = True
                 running -= len((yield Cancel()))
         return failures
+
+    def _keep(self) -> Effects:
+        """What the committed rows hold goes into the cache."""
+        assert self.call.caching is not None
+        cache, entries, self.fresh = self.call.caching.cache, self.fresh, []
+        now = iso((yield Now()))
+        yield Ask(lambda _: cache.keep(entries, now=now))
 
     def _add(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> None:
         if batch:  # shown as of its own row, not of the last one of its batch
@@ -451,12 +463,27 @@ class Run:
     def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
-        job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
+        job.retry, job.handler, job.again = node.retry or (), node.error_handler, partial(self._job, task)
+        if node.cache is not None and self.call.caching is not None:
+            job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
         job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
         return job
 
+    def _memo(self, job: Job, policy: CachePolicy[Any], namespace: str) -> Memo:
+        assert self.call.caching is not None
+        first = job.attempt == 1
+        return Memo(self.call.caching, policy, namespace, job.task.node, self.call.thread_id, first)
+
     def _call_of(
-        self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
+        self,
+        caller: Job,
+        number: int,
+        name: str,
+        call: Callable[..., Any],
+        arg: Any,
+        retry: Any,
+        timeout: Any,
+        policy: CachePolicy[Any] | None,
     ) -> Any:
         """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
         recorded = self.position.calls.get(caller.task.id, {}).get(number)
@@ -467,7 +494,9 @@ class Run:
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
-            job.steps = run_call(call, arg, timeout, self._runtime(job))
+            if policy is not None and self.call.caching is not None:
+                job.memo = self._memo(job, policy, task_namespace(name, call))
+            job.steps = run_call(call, arg, timeout, self._runtime(job), job)
             return job
 
         return caller.spawn(again(1))
@@ -595,9 +624,14 @@ class Run:
             body["failures"] = job.failures
         if job.attempt > 1 or kind != "task":
             body["attempt"] = job.attempt
+        if job.cached:
+            body["cached"] = True
         body["started"] = iso(item.started)
         recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
         self.segment[0] += 1
+        if job.memo is not None and kind == "task":
+            entry = job.memo.entry(item.finished)
+            self.fresh += [entry] if entry else []
         return recorded
 
     # --- rows ---------------------------------------------------------------------------------
