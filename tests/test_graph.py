@@ -1058,6 +1058,25 @@ def test_the_default_error_handler_goes_on_and_is_a_row(stored: Runner) -> None:
     assert stored.get_state(graph, config).values["log"] == ["handled fails", "next"]
 
 
+def test_the_edges_of_a_handled_node_are_not_followed(stored: Runner) -> None:
+    """Also when its sibling ends later."""
+    handled = threading.Event()
+
+    def handler(state: State, error: NodeError) -> Any:
+        return {"log": ["handled"]}
+
+    def fail(state: State) -> Any:
+        raise ValueError("no")
+
+    builder = StateGraph(State).set_node_defaults(error_handler=stored.node(handler))
+    builder.add_node("fails", stored.node(fail)).add_node("next", stored.node(lambda state: {"log": ["next"]}))
+    builder.add_node("slow", stored.waiting(handled, lambda state: {"log": ["slow"]}))
+    graph = stored.compile(builder.add_edge(START, "fails").add_edge(START, "slow").add_edge("fails", "next"))
+    config = new_thread()
+    live = stored.watch(lambda chunk: handled.set(), graph, {"n": 1}, config)
+    assert nodes_of(live) == nodes_of(stored.replay(graph, config)) == ["__default_error_handler__", "slow"]
+
+
 def test_an_error_handler_is_tried_again_but_not_handled(run: Runner) -> None:
     calls: list[str] = []
 
