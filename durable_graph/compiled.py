@@ -242,7 +242,9 @@ class CompiledGraph(Log, Generic[StateT]):
         """
         store, thread_id = self._stored(), str(self._named(config).thread_id)
         self._existing(store, thread_id)
-        sent = f"{iso(drivers.clock())}-{uuid.uuid4().hex[:8]}"
+        if not isinstance(name, str):
+            raise ArgumentError(argument="name", problem=f"{name!r} is no name of a signal", fix="Give a text.")
+        sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
         store.send(Signal(thread_id, sent, name, self._codec.encode(value)))
 
     async def asignal(self, config: Config, name: str, value: Any = None) -> None:

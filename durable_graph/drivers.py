@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from durable_graph.core.effects import (
     Arrival,
@@ -47,7 +47,7 @@ from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.run import Effects
 from durable_graph.core.schema import is_coroutine
 from durable_graph.errors import CallError, NodeTimeoutError
-from durable_graph.store import Store
+from durable_graph.store import Store, Transaction
 
 T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
@@ -56,6 +56,17 @@ WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concu
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep
+
+_risen = 0.0
+_rising = threading.Lock()
+
+
+def rising_clock() -> float:
+    """`clock`, but never the same time twice and never going back: what this process sends keeps its order."""
+    global _risen
+    with _rising:
+        _risen = max(clock(), _risen + 2e-6)  # the log writes microseconds
+        return _risen
 
 
 # --- sync -------------------------------------------------------------------------------------
@@ -66,7 +77,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
 
     `live`: custom events are wanted, so even a single task runs beside us, lest they wait for its end.
     """
-    tasks = _Threads(live, workers)
+    tasks = _Threads(live, workers, store)
     answer: Any = None
     failure: BaseException | None = None
     thrown: BaseException | None = None  # by the consumer
@@ -105,10 +116,99 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
         raise thrown
 
 
+# --- nodes' own transactions ------------------------------------------------------------------
+
+
+class _Turn(NamedTuple):
+    """Asked by a node: may I begin a transaction that keeps all other writers waiting?"""
+
+    job: Job
+    granted: Future[None]
+
+
+class _Transactions:
+    """Those that nodes have begun. Where one keeps all other writers waiting there is one at a time, and what other
+    jobs finish meanwhile is held back until its job's row is saved: to save theirs would be to wait for it."""
+
+    def __init__(self, store: Store | None) -> None:
+        self._store = store
+        self._exclusive = store is not None and store.exclusive
+        self._open: list[Transaction] = []
+        self._calls: set[Job] = set()  # of @tasks, under way
+        self._waiting: deque[_Turn] = deque()
+        self._holder: Job | None = None
+        self._told = False  # that the holder has finished
+        self._held: deque[Arrival] = deque()
+
+    def begin(self) -> Transaction:
+        assert self._store is not None
+        transaction = self._store.transaction()
+        self._open = [transaction, *(other for other in self._open if not other.connection.closed)]
+        return transaction
+
+    def turn(self, job: Job) -> _Turn | None:
+        """What a node has to ask for before it begins one."""
+        if not self._exclusive:
+            return None
+        if any(call.parent is job for call in list(self._calls)):
+            raise CallError(
+                problem=f"node {job.task.node!r} asks for runtime.connection while a @task that it called still runs",
+                fix="On SQLite an open transaction keeps the call's row from being saved: take its result before.",
+            )
+        return _Turn(job, Future())
+
+    def calls(self, call: Job) -> None:
+        """A node calls a @task."""
+        if self._exclusive and call.parent is not None and call.parent.transaction is not None:
+            raise CallError(
+                problem=f"node {call.parent.task.node!r} calls {call.task.node!r} after it has used runtime.connection",
+                fix="On SQLite an open transaction keeps the call's row from being saved: call it before.",
+            )
+        self._calls.add(call)
+
+    def settle(self) -> list[Arrival]:
+        """All that was handed out has been dealt with: what was held back until now, or nothing, and the next one's
+        turn."""
+        if self._told:
+            self._holder, self._told = None, False
+        if self._holder is not None:
+            return []
+        if self._held:
+            return [self._held.popleft()]
+        if self._waiting:
+            turn = self._waiting.popleft()
+            if turn.granted.set_running_or_notify_cancel():
+                self._holder = turn.job
+                turn.granted.set_result(None)
+        return []
+
+    def sift(self, items: Iterable[Arrival | _Turn]) -> list[Arrival]:
+        """What of these may be handed out now."""
+        given: list[Arrival] = []
+        for item in items:
+            if isinstance(item, _Turn):
+                self._waiting.append(item)
+            elif self._holder is not None and isinstance(item, Finished) and item.job is not self._holder:
+                self._held.append(item)
+            else:
+                given.append(item)
+                if isinstance(item, Finished):
+                    self._calls.discard(item.job)
+                    self._told = self._told or item.job is self._holder
+        return given
+
+    def close(self) -> None:
+        for turn in self._waiting:
+            turn.granted.cancel()
+        for transaction in self._open:
+            transaction.rollback()
+
+
 class _Threads:
     """Jobs of a superstep: a single one in the caller's thread, several side by side."""
 
-    def __init__(self, live: bool, workers: int | None) -> None:
+    def __init__(self, live: bool, workers: int | None, store: Store | None) -> None:
+        self._transactions = _Transactions(store)
         self._live = live
         self._workers = workers
         self._pool: Executor | None = None
@@ -121,11 +221,12 @@ class _Threads:
         self._lock = threading.Lock()
         self._halt = threading.Event()  # nothing begins any more
         # One place: who sends custom events faster than the consumer takes them has to wait.
-        self._arrived: queue.Queue[Arrival] = queue.Queue(maxsize=1)
+        self._arrived: queue.Queue[Arrival | _Turn] = queue.Queue(maxsize=1)
 
     def start(self, jobs: Sequence[Job]) -> None:
         if jobs[0].parent is not None:  # a call of a @task, once more
             assert self._calls is not None
+            self._transactions.calls(jobs[0])
             self._submit(self._calls, jobs[0])
             return
         if self._alone is not None:  # retries of several begin one by one
@@ -142,12 +243,14 @@ class _Threads:
 
     def _submit(self, pool: Executor, job: Job) -> None:
         job.tell, job.spawn, job.recall = self._arrived.put, self._spawn, _settled_future
+        job.begin = partial(self._begin, job)
         self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
 
     def _spawn(self, call: Job) -> Future[Any]:
         """Called by a node, in its thread. Calls have threads of their own, lest they wait for those that
         wait for them."""
         with self._lock:
+            self._transactions.calls(call)
             if self._calls is None:
                 self._calls = ThreadPoolExecutor(CALLS, "durable_graph_call")
             reply: Future[Any] = Future()
@@ -156,6 +259,17 @@ class _Threads:
         self._arrived.put(Spawned(call))
         self._submit(self._calls, call)
         return reply
+
+    def _begin(self, job: Job, awaits: bool) -> Transaction:
+        """Called by a node, in its thread."""
+        with self._lock:
+            turn = self._transactions.turn(job)
+            if turn is not None:
+                self._replies.add(turn.granted)
+        if turn is not None:
+            self._arrived.put(turn)
+            turn.granted.result()
+        return self._transactions.begin()
 
     def _work(self, job: Job) -> None:
         if job.delay:
@@ -169,22 +283,29 @@ class _Threads:
     def next(self) -> Sequence[Arrival]:
         if self._alone is not None:
             return self._run_alone(self._alone)
-        items = [self._arrived.get()]
-        while not self._arrived.empty():
-            items.append(self._arrived.get())
+        items = self._transactions.settle()
+        while not items:
+            items = self._transactions.sift(self._received())
+            items = items or self._transactions.settle()
         done = {item.job for item in items if isinstance(item, Finished)}
         self._active -= done
         self._begun -= done
         return items
 
+    def _received(self) -> Iterator[Arrival | _Turn]:
+        yield self._arrived.get()
+        while not self._arrived.empty():
+            yield self._arrived.get()
+
     def _run_alone(self, job: Job) -> Sequence[Arrival]:
         if job.delay:
             pause(delay_of(job))
         self._alone = None
-        items: list[Arrival] = []
-        job.tell = items.append
-        items.append(run_job(job))
-        return items
+        sent: list[Arrival] = []  # apart from what is returned, which holds the job: a cycle would be garbage
+        job.tell = sent.append
+        job.begin = lambda awaits: self._transactions.begin()
+        finished = run_job(job)
+        return [*sent, finished]
 
     def cancel(self) -> list[Job]:
         if self._alone is not None:
@@ -197,16 +318,19 @@ class _Threads:
         return list(idle)
 
     def close(self) -> None:
-        if self._pool is None:
-            return
+        if self._pool is not None:
+            self._wind_up(self._pool)
+        self._transactions.close()
+
+    def _wind_up(self, pool: Executor) -> None:
         self._halt.set()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        pool.shutdown(wait=False, cancel_futures=True)
         while not all(future.done() for future in self._futures):
-            for reply in self._replies:
+            for reply in list(self._replies):
                 reply.cancel()  # let go of nodes that wait for a call
             with contextlib.suppress(queue.Empty):  # and of those who wait for a place
                 self._arrived.get(timeout=0.01)
-        self._pool.shutdown()
+        pool.shutdown()
         if self._calls is not None:
             self._calls.shutdown()
 
@@ -232,23 +356,23 @@ def run_job(job: Job) -> Finished:
 
 def _run_steps(steps: Steps) -> Any:
     try:
-        invoke = next(steps)
+        call, args, kwargs, _ = next(steps)
         while True:
             try:
-                answer = invoke.call(*invoke.args, **invoke.kwargs)
+                answer = call(*args, **kwargs)
                 if inspect.iscoroutine(answer):
                     answer.close()
-                    raise _is_async(invoke)
+                    raise _is_async(call)
             except BaseException as error:
-                invoke = steps.throw(error)
+                call, args, kwargs, _ = steps.throw(error)
             else:
-                invoke = steps.send(answer)
+                call, args, kwargs, _ = steps.send(answer)
     except StopIteration as done:
         return done.value
 
 
-def _is_async(invoke: Invoke) -> CallError:
-    name = getattr(invoke.call, "__qualname__", repr(invoke.call))
+def _is_async(call: Callable[..., Any]) -> CallError:
+    name = getattr(call, "__qualname__", repr(call))
     return CallError(
         problem=f"{name} is async and cannot run in a sync call",
         fix="Use astream, ainvoke or abatch, or make it a plain function.",
@@ -262,7 +386,7 @@ async def adrive(
     effects: Effects, store: Store | None, show: Show, live: bool, workers: int | None
 ) -> AsyncGenerator[Any, None]:
     """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
-    tasks = _Tasks(live, workers)
+    tasks = _Tasks(live, workers, store)
     keeper = Offload()  # the store's thread
     answer: Any = None
     failure: BaseException | None = None
@@ -306,7 +430,8 @@ async def adrive(
 
 def _append(store: Store | None, save: Save) -> None:
     assert store is not None
-    store.append(save.rows, claim=save.claim, snapshot=save.snapshot, taken=save.taken)
+    place = store if save.through is None else save.through
+    place.append(save.rows, claim=save.claim, snapshot=save.snapshot, taken=save.taken)
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:
@@ -345,7 +470,8 @@ async def _settled(future: asyncio.Future[T]) -> T:
 class _Tasks:
     """Jobs of a superstep under asyncio."""
 
-    def __init__(self, live: bool, workers: int | None) -> None:
+    def __init__(self, live: bool, workers: int | None, store: Store | None) -> None:
+        self._transactions = _Transactions(store)
         self._live = live
         self._workers = workers
         self._gate = asyncio.Semaphore(workers) if workers else None
@@ -354,7 +480,7 @@ class _Tasks:
         self._alone_runs = False  # nobody takes custom events before it ends
         self._running: dict[asyncio.Task[None], Job] = {}
         self._begun: set[Job] = set()
-        self._items: deque[Arrival] = deque()
+        self._items: deque[Arrival | _Turn] = deque()
         self._arrived = asyncio.Event()
         self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
         self._replies: set[Future[Any]] = set()
@@ -368,6 +494,8 @@ class _Tasks:
             self._alone = jobs[0]
             return
         for job in jobs:
+            if job.parent is not None:
+                self._transactions.calls(job)
             self._running[asyncio.create_task(self._work(job))] = job
 
     async def _work(self, job: Job) -> None:
@@ -381,7 +509,7 @@ class _Tasks:
         self._begun.add(job)
         loop = asyncio.get_running_loop()
         job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
-        job.recall = partial(self._recall, loop)
+        job.recall, job.begin = partial(self._recall, loop), partial(self._begin, loop, job)
         started = clock()
         try:
             result = await self._steps(job)
@@ -406,15 +534,17 @@ class _Tasks:
             return done.value
 
     async def _call(self, job: Job, invoke: Invoke) -> Any:
-        call = getattr(invoke.call, "acall", invoke.call)  # a subgraph has both forms
+        function, args, kwargs, timeout = invoke
+        call = getattr(function, "acall", function)  # a subgraph has both forms
         if is_coroutine(call):
-            waited = call(*invoke.args, **invoke.kwargs)
-            return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
+            waited = call(*args, **kwargs)
+            return await (waited if timeout is None else _timed(job, waited, timeout))
         context = contextvars.copy_context()
-        answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs), invoke.finishes)
+        finishes = job.memo is None or not job.memo.looking
+        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs), finishes)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _in_thread(self, call: Callable[[], Any], counts: bool) -> Any:
+    async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
         """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
@@ -438,6 +568,7 @@ class _Tasks:
 
     def _spawn(self, loop: asyncio.AbstractEventLoop, call: Job) -> Any:
         """Called by a node: an async one gets something to await, a plain one, in its thread, a future to wait for."""
+        self._transactions.calls(call)
         reply: Future[Any] = Future()
         call.reply = reply
         self._replies.add(reply)
@@ -451,11 +582,40 @@ class _Tasks:
         future = _settled_future(value)
         return asyncio.wrap_future(future) if _runs_here(loop) else future
 
+    def _begin(self, loop: asyncio.AbstractEventLoop, job: Job, awaits: bool) -> Any:
+        """Called by a node: an async one gets something to await, a plain one, in its thread, a transaction."""
+        if awaits:
+            return self._abegin(job)
+        if _runs_here(loop):
+            raise CallError(
+                problem=f"the async node {job.task.node!r} asked for runtime.connection, which may have to wait",
+                fix="Use `await runtime.aconnection()`.",
+            )
+        turn = self._turn(job)
+        if turn is not None:
+            loop.call_soon_threadsafe(self._put, turn)
+            turn.granted.result()
+        return self._transactions.begin()
+
+    async def _abegin(self, job: Job) -> Transaction:
+        turn = self._turn(job)
+        if turn is not None:
+            self._put(turn)
+            await asyncio.wrap_future(turn.granted)
+        transaction: Transaction = await self._in_thread(self._transactions.begin)
+        return transaction
+
+    def _turn(self, job: Job) -> _Turn | None:
+        turn = None if self._alone_runs else self._transactions.turn(job)
+        if turn is not None:
+            self._replies.add(turn.granted)
+        return turn
+
     def _begin_call(self, call: Job) -> None:
         self._put(Spawned(call))
         self._running[asyncio.create_task(self._work(call))] = call
 
-    def _put(self, item: Arrival, taken: threading.Event | None = None) -> None:
+    def _put(self, item: Arrival | _Turn, taken: threading.Event | None = None) -> None:
         self._items.append(item)
         self._arrived.set()
         if taken is not None:
@@ -471,12 +631,15 @@ class _Tasks:
     async def next(self) -> Sequence[Arrival]:
         if self._alone is not None:
             await self._run_alone(self._alone)
-        elif not self._items:
-            await self._wait()
-        items = [*self._items]
-        self._items.clear()
-        self._arrived.clear()
-        self._let_go()
+        items = self._transactions.settle()
+        while not items:
+            if not self._items:
+                await self._wait()
+            items = self._transactions.sift(self._items)
+            self._items.clear()
+            self._arrived.clear()
+            self._let_go()
+            items = items or self._transactions.settle()
         done = {item.job for item in items if isinstance(item, Finished)}
         self._begun -= done
         self._running = {task: job for task, job in self._running.items() if job not in done or not task.done()}
@@ -521,6 +684,7 @@ class _Tasks:
             await asyncio.wait(self._running)
         if self._pool is not None:
             self._pool.shutdown()
+        self._transactions.close()
 
 
 async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any:

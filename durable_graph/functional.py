@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -14,6 +15,7 @@ from durable_graph.core import runtime
 from durable_graph.core.caching import task_namespace
 from durable_graph.core.channels import Channel
 from durable_graph.core.model import (
+    END,
     RECORDED,
     START,
     CachePolicy,
@@ -154,6 +156,7 @@ class entrypoint:
 
     def __call__(self, function: Callable[..., Any]) -> CompiledGraph[Any]:
         name = self._name or function.__name__
+        _check(name, function)
         if self._timeout is not None and not is_coroutine(function):
             raise DrawingError(
                 problem=f"the entrypoint {name!r} has a timeout but is no async function",
@@ -171,6 +174,18 @@ class entrypoint:
             inherits=inherited(self._checkpointer),
             types=types,
             cache=open_cache(self._cache, self._checkpointer),
+        )
+
+
+def _check(name: str, function: Callable[..., Any]) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise DrawingError(
+            problem=f"the entrypoint {name!r} is a generator function",
+            fix="Return the result; to show something before, use a @task or get_stream_writer().",
+        )
+    if not inspect.signature(function).parameters:
+        raise DrawingError(
+            problem=f"the entrypoint {name!r} takes no argument", fix="Its first parameter is the input: add one."
         )
 
 
@@ -265,12 +280,17 @@ class Workflow(CompiledGraph[Any]):
 class _PlainView(View):
     """Shows the result where a graph shows its state."""
 
+    shows_input = False
+
     def values(self, position: Position) -> Any:
         return super().values(position).get(RESULT)
 
     def update(self, update: Update) -> Any:
         shown = super().update(update)
         return shown.get(RESULT) if isinstance(shown, dict) else shown
+
+    def result(self, update: Update) -> dict[str, Any]:
+        return {} if update is None else {END: self.update(update)}
 
     def input(self, task: Task, position: Position) -> Any:
         shown = super().input(task, position)

@@ -281,7 +281,7 @@ class Log:
         self.close()
 
     def _show(self, shaper: Shaper) -> Show:
-        def show(it: Emission) -> list[Any]:
+        def show(it: Emission) -> Iterable[Any]:
             if isinstance(it, Below):
                 return shaper.show(self._view_of(it.ns), it.ns, it.what)
             return shaper.show(self._view, (), it)

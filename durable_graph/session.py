@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from functools import partial
+from typing import Any, Literal, TypedDict
 
 from durable_graph import drivers, leases
 from durable_graph.cache import Forgiving
@@ -22,12 +23,12 @@ from durable_graph.core import runtime
 from durable_graph.core.caching import Caching
 from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
-from durable_graph.core.model import Command, Graph
+from durable_graph.core.model import START, Command, Graph
 from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive
-from durable_graph.errors import ArgumentError, GraphInterrupt, ParentCommand
+from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
 from durable_graph.store import Cache, Store
 
 
@@ -88,24 +89,30 @@ class Session:
         keys = options.get("output_keys")
         if keys is not None:
             parts = replace(parts, view=parts.view.only(keys))
-        if parts.store is None and runtime.current.get() is None and (given.thread_id or given.step is not None):
+        if parts.store is None and runtime.running() is None and (given.thread_id or given.step is not None):
             raise ArgumentError(
                 argument="thread_id",
                 problem="this graph has no checkpointer, so there are no threads",
                 fix="Compile with a database to keep steps, or leave the thread_id out.",
             )
-        caller = runtime.current.get()
+        caller = runtime.running()
+        if caller is not None and caller._holds():
+            raise CallError(
+                problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",
+                fix="On SQLite an open transaction keeps that graph's rows from being saved: call it before.",
+            )
         self._caller = caller if caller is not None and _is_below(caller, parts, given) else None
         self._parts = parts if self._caller is None else _placed(parts, self._caller)
         self._given = given if self._caller is None else replace(given, thread_id=self._thread_id(self._caller))
         self._shaper = shaper
-        self._own_show = show or (lambda it: shaper.show(parts.view, (), it))
+        self._own_show = show or partial(shaper.show, parts.view, ())
         self._printer = Shaper(options.get("print_mode") or (["debug"] if options.get("debug") else ()))
+        self._show = self._own_show if self._caller is None and not self._printer.modes else self._show_around
         self._settings = {
             **settings,
             "context": options.get("context"),
-            "interrupt_before": _nodes(options.get("interrupt_before"), parts.graph.interrupt_before),
-            "interrupt_after": _nodes(options.get("interrupt_after"), parts.graph.interrupt_after),
+            "interrupt_before": _nodes(parts.graph, options, "interrupt_before"),
+            "interrupt_after": _nodes(parts.graph, options, "interrupt_after"),
         }
         self.run: Run
         self.owner = ""  # of the lease, once an async call has begun
@@ -205,16 +212,17 @@ class Session:
             return f"{caller.thread_id}/{caller.node}"
         return f"{caller.thread_id}/{caller.task}/{caller._count('graphs')}"
 
-    def _show(self, it: Emission) -> Sequence[Any]:
+    def _show_around(self, it: Emission) -> Iterable[Any]:
+        """Also to the graph above, and to whoever reads what is printed."""
         if self._caller is not None:
             link = self._link
             step = it.row.step if isinstance(it, Recorded) and self._parts.store is not None else None
-            chunks = link.shaper.show(self._parts.view, link.ns, it)
+            chunks = list(link.shaper.show(self._parts.view, link.ns, it))
             if step is not None or chunks:
                 self._caller._below(self._given.thread_id, step, chunks)
         for chunk in self._printer.show(self._parts.view, (), it):
             print(chunk)  # noqa: T201 - that is what print_mode asks for
-        return list(self._own_show(it))
+        return self._own_show(it)
 
     def _speak_up(self) -> None:
         """A subgraph that ended with a question or a command tells the graph above."""
@@ -229,7 +237,7 @@ class Session:
 
 def given_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> CallConfig:
     """The config of a call. In a node, what it does not say is taken from the run above; all but the thread."""
-    caller = runtime.current.get()
+    caller = runtime.running()
     if caller is None:
         return read_config(config, base)
     configurable = {key: value for key, value in caller.config["configurable"].items() if key not in PLACES}
@@ -247,10 +255,19 @@ def _checked(options: Options) -> Options:
     return options
 
 
-def _nodes(wanted: Sequence[str] | None, compiled: frozenset[str]) -> frozenset[str]:
+def _nodes(graph: Graph, options: Options, name: Literal["interrupt_before", "interrupt_after"]) -> frozenset[str]:
+    """The nodes to pause at: as the call says, else as compiled."""
+    wanted = options.get(name)
     if wanted is None:
+        compiled: frozenset[str] = getattr(graph, name)
         return compiled
-    return frozenset([wanted] if isinstance(wanted, str) else wanted)
+    names: Any = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(names, Collection) or not all(each in graph.nodes or each == "*" for each in names):
+        known = ", ".join(sorted(graph.nodes.keys() - {START}))
+        raise ArgumentError(
+            argument=name, problem=f"{wanted!r} names no nodes of this graph", fix=f'Use "*" or a list of: {known}'
+        )
+    return frozenset(names)
 
 
 def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:

@@ -47,7 +47,7 @@ from durable_graph.store import Cache
 from durable_graph.store.databases import parse_url
 from durable_graph.store.memory import MemoryStore
 from durable_graph.store.sql import PURGE_ROWS, SqlStore
-from tests.graphs import MODES, PATIENCE, WAYS, Runner, State, new_thread
+from tests.graphs import MODES, PATIENCE, WAYS, Runner, State, new_thread, until
 from tests.simulator import Died, Simulator
 
 MARK = {"__metadata__": {"cached": True}}
@@ -597,6 +597,29 @@ def test_the_table_may_be_emptied_at_any_time(run: Runner) -> None:
     engine.dispose()
     run.invoke(graph, {"n": 1}, new_thread())
     assert fetch.inputs == [1, 1]
+
+
+def test_beside_a_node_with_a_transaction_of_its_own(run: Runner) -> None:
+    """On SQLite that keeps all other writers waiting; the cache must not be one that waits for ever."""
+    fetched = threading.Event()
+    fetch = Fetch(lambda state: fetched.set() or {"log": ["fetched"]})
+
+    def write(state: Any, runtime: Any) -> Any:
+        runtime.connection.execute(text("SELECT 1"))
+        assert fetched.wait(PATIENCE)
+        return {"log": ["wrote"]}
+
+    async def awrite(state: Any, runtime: Any) -> Any:
+        (await runtime.aconnection()).execute(text("SELECT 1"))
+        await until(fetched)
+        return {"log": ["wrote"]}
+
+    builder = drawing(run, fetch)
+    builder.add_node("write", awrite if run.way == "async" else write).add_edge(START, "write")
+    graph = run.compile(builder, cache=True)
+    for _ in range(2):
+        assert sorted(run.invoke(graph, {"n": 1}, new_thread())["log"]) == ["fetched", "wrote"]
+    assert fetch.inputs == [1]
 
 
 # --- @task and @entrypoint --------------------------------------------------------------------

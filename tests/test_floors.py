@@ -52,11 +52,11 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "compiled", "drivers", "session"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
-    "orjson": {"cli", "codec"},
+    "orjson": {"cli", "codec", "core.chain"},
     "psycopg": {"store.databases"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "rich": {"cli", "cli.runner", "cli.show"},
-    "sqlalchemy": {"store.databases", "store.migrate", "store.sql", "store.tables"},
+    "sqlalchemy": {"core.runtime", "store", "store.databases", "store.migrate", "store.sql", "store.tables"},
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 NOT_AT_START = {"alembic", "click", "psycopg", "pydantic", "rich", "sqlalchemy"}  # importing stays quick

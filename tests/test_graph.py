@@ -1019,7 +1019,7 @@ def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
         job.steps = steps(job.task.id)
 
     async def main() -> None:
-        tasks = drivers._Tasks(False, None)
+        tasks = drivers._Tasks(False, None, None)
         for job in jobs:
             tasks.start([job])
         while len(ended) < 3:
@@ -1029,7 +1029,7 @@ def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
     if way == "async":
         asyncio.run(main())
         return
-    threads = drivers._Threads(False, None)
+    threads = drivers._Threads(False, None, None)
     for job in jobs:
         threads.start([job])
     while len(ended) < 3:

@@ -61,6 +61,7 @@ class Memo:
         self._namespace = namespace
         self._where = {"node": node, "thread_id": thread_id}
         self._reads = reads
+        self.looking = False  # who is cancelled meanwhile need not call the function
         self._key = ""
         self._value: bytes | None = None
 
@@ -73,7 +74,7 @@ class Memo:
         if not self._reads:
             return None
         recall = functools.partial(self._cache.recall, self._namespace, self._key, now=iso(self._now()))
-        data = yield Invoke(recall, (), {}, finishes=False)
+        data = yield from self._looked(recall, (), {})
         if data is None:
             return None
         try:
@@ -82,11 +83,20 @@ class Memo:
             return None
         return found if isinstance(found, dict) else None
 
+    def _looked(
+        self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Generator[Invoke, Any, Any]:
+        self.looking = True
+        try:
+            return (yield call, args, kwargs, None)
+        finally:
+            self.looking = False
+
     def _key_of(self, plain: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Generator[Invoke, Any, str]:
         if self._policy.key_func is None:
             data: Any = self._canonical(plain)
         else:
-            data = yield Invoke(self._policy.key_func, tuple(args), dict(kwargs), finishes=False)
+            data = yield from self._looked(self._policy.key_func, tuple(args), kwargs)
         if isinstance(data, str):
             data = data.encode(errors="surrogatepass")
         if not isinstance(data, bytes):

@@ -231,7 +231,10 @@ def reduced(channel: Channel, old: Any, writes: list[Any]) -> Any:
 
 def overwritten(writes: Iterable[Any]) -> Overwrite | None:
     """The Overwrite among the writes of one superstep, if there is one: it stands for all of them."""
-    return next((write for write in writes if type(write) is Overwrite), None)
+    for write in writes:
+        if type(write) is Overwrite:
+            return write
+    return None
 
 
 # --- copies -----------------------------------------------------------------------------------

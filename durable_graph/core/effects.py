@@ -15,12 +15,12 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
 from durable_graph.core.planner import Body, Position
-from durable_graph.store import Claim, Row, Store
+from durable_graph.store import Claim, Row, Store, Transaction
 
 
 class Now(NamedTuple):
@@ -36,16 +36,12 @@ class Save(NamedTuple):
     claim: Claim | None = None
     snapshot: bytes | None = None
     taken: Sequence[str] = ()  # signals that these rows hold from now on
+    through: Transaction | None = None  # commit them with what a node did there
 
 
-class Invoke(NamedTuple):
-    """Asked by a job, not by the run: call this function of the user's, and await what it returns if need be."""
-
-    call: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    timeout: TimeoutPolicy | None = None
-    finishes: bool = True  # when the caller is cancelled meanwhile, the job goes on with what this returned
+# Asked by a job, not by the run: call this function of the user's with these arguments, and await what it returns if
+# need be, but not for longer than that.
+Invoke = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], TimeoutPolicy | None]
 
 
 class Reply(Protocol):
@@ -63,6 +59,7 @@ class Job:
         "again",
         "alive",
         "attempt",
+        "begin",
         "below",
         "cached",
         "custom",
@@ -71,21 +68,26 @@ class Job:
         "failures",
         "handler",
         "jitter",
+        "make_runtime",
         "memo",
         "parent",
         "progress",
         "recall",
         "reply",
         "retry",
+        "runtime_made",
         "spawn",
         "steps",
         "task",
         "tell",
+        "transaction",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.make_runtime: Callable[[Job], Any]
+        self.runtime_made: Any = None
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
@@ -96,6 +98,8 @@ class Job:
         self.ended = False  # its node has returned or raised
         self.custom: list[Any] = []  # what the row will record of the custom events
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
+        self.transaction: Transaction | None = None  # begun by its node
+        self.begin: Callable[[bool], Any]  # set by the driver: begins it; True: gives something to await
         self.tell: Callable[[Arrival], None]  # set by the driver: brings something to `Next` while the job runs
         self.steps: Generator[Invoke, Any, Any]
         self.retry: Sequence[RetryPolicy] = ()
@@ -106,6 +110,12 @@ class Job:
         self.recall: Callable[[Any], Any]  # set by the driver: a future that has this result
         self.parent: Job | None = None
         self.reply: Reply  # of such a call, made by `spawn`: takes the result once that is durable
+
+    def runtime(self) -> Any:
+        """What its node can know of the run."""
+        if self.runtime_made is None:
+            self.runtime_made = self.make_runtime(self)
+        return self.runtime_made
 
 
 def _nobody() -> None:

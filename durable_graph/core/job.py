@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from durable_graph.core.caching import Memo
-from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
@@ -26,7 +26,7 @@ from durable_graph.core.planner import (
     taken_apart,
 )
 from durable_graph.core.runtime import Runtime, current
-from durable_graph.errors import ParentCommand
+from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
@@ -38,41 +38,34 @@ def node_input(node: Node, position: Position, arg: Any) -> Any:
     return node.schema.build(node.schema.select(position.values.share()))
 
 
-def run_node(
-    graph: Graph, position: Position, job: Job, runtime: Runtime[Any], error: NodeError | None = None
-) -> Steps:
+def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
     """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
         given = node_input(node, position, job.task.arg)
-        if job.memo is None:
-            output = yield from _called(node, job, given, runtime, error)
+        if job.memo is not None:
+            update, goto = yield from _remembered(graph, position, job, job.memo, given)
+        else:
+            try:
+                output = yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout
+            except ParentCommand as below:  # a subgraph of this node speaks to us
+                output = below.command
             update, goto = interpret(graph, node.name, output)
             goto = check_targets(graph, node.name, goto) if goto else goto
-        else:
-            update, goto = yield from _remembered(graph, position, job, given, runtime)
         if node.branches:
-            goto = goto + (yield from _routes(graph, position, node, update, runtime))
+            goto = goto + (yield from _routes(graph, position.values, node, update, job))
         return update, goto
     finally:
         job.ended = True
         current.reset(token)
 
 
-def _called(node: Node, job: Job, given: Any, runtime: Runtime[Any], error: NodeError | None = None) -> Steps:
-    timeout = job.task.timeout or node.timeout
-    try:
-        return (yield Invoke(node.call, (given,), _extras(node.wants, runtime, error), timeout))
-    except ParentCommand as below:  # a subgraph of this node speaks to us
-        return below.command
-
-
 def _remembered(
-    graph: Graph, position: Position, job: Job, given: Any, runtime: Runtime[Any]
+    graph: Graph, position: Position, job: Job, memo: Memo, given: Any
 ) -> Generator[Invoke, Any, tuple[Update, Goto]]:
     """The result of a node that has a cache policy: from the cache, or from the node and then for the cache."""
-    node, memo, arg = graph.nodes[job.task.node], job.memo, job.task.arg
+    node, arg = graph.nodes[job.task.node], job.task.arg
     plain = node.schema.select(position.values) if arg is MISSING else arg
     found = yield from memo.find(plain, (given,), {})
     if found is not None:
@@ -80,21 +73,19 @@ def _remembered(
             result = checked(graph, node.name, found["updates"]), check_targets(graph, node.name, found["goto"])
             job.cached = True
             return result
-    updates, goto = taken_apart(graph, node.name, (yield from _called(node, job, given, runtime)))
-    if not runtime._has_asked:
+    try:
+        output = yield node.call, (given,), _extras(node.wants, job), job.task.timeout or node.timeout
+    except ParentCommand as below:
+        output = below.command
+    updates, goto = taken_apart(graph, node.name, output)
+    if not job.runtime()._has_asked:
         memo.note({"updates": updates, "goto": goto})
     return checked(graph, node.name, updates), check_targets(graph, node.name, goto)
 
 
-def run_call(
-    call: Callable[..., Any],
-    arg: tuple[Any, Any],
-    timeout: Any,
-    runtime: Runtime[Any],
-    job: Job,
-) -> Steps:
+def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
         args, kwargs = arg
         memo: Memo | None = job.memo
@@ -103,44 +94,53 @@ def run_call(
             if found is not None and "result" in found:
                 job.cached = True
                 return found["result"]
-        result = yield Invoke(call, args, kwargs, timeout)
-        if memo is not None and not runtime._has_asked:
+        result = yield call, args, kwargs, timeout
+        if memo is not None and not job.runtime()._has_asked:
             memo.note({"result": result})
         return result
     finally:
+        job.ended = True
         current.reset(token)
 
 
-def run_entry(graph: Graph, position: Position, node: str, update: Update, runtime: Runtime[Any]) -> Steps:
+def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
-    token = current.set(runtime)
+    token = current.set(job.runtime)
     try:
-        goto = yield from _routes(graph, position, graph.nodes[node], update, runtime)
+        goto = yield from _routes(graph, values, graph.nodes[node], update, job)
         return update, goto
+    except GraphInterrupt:
+        raise CallError(
+            problem=f"a router after {node!r} called interrupt() when no task ran that could wait for the answer",
+            fix="Ask in a node: a router is asked before the first row of a run, or for an update_state, only once.",
+        ) from None
     finally:
+        job.ended = True
         current.reset(token)
 
 
-def _routes(
-    graph: Graph, position: Position, node: Node, update: Update, runtime: Runtime[Any]
-) -> Generator[Invoke, Any, Goto]:
+def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, position, node, branch, update)
-        answer = yield Invoke(branch.path, (state,), _extras(branch.wants, runtime))
+        state = _router_input(graph, values, node, branch, update)
+        answer = yield branch.path, (state,), _extras(branch.wants, job), None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update) -> Any:
-    values = router_state(graph, position.values, update)
+def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, update: Update) -> Any:
+    values = router_state(graph, before, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
     return schema.build(schema.select(values))
 
 
-def _extras(wants: Any, runtime: Runtime[Any], error: NodeError | None = None) -> dict[str, Any]:
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _extras(wants: Any, job: Job, error: NodeError | None = None) -> Mapping[str, Any]:
     if not wants:
-        return {}
+        return _NOTHING
+    runtime: Runtime[Any] = job.runtime()
     given: Mapping[str, Callable[[], Any]] = {
         "runtime": lambda: runtime,
         "config": lambda: runtime.config,

@@ -210,8 +210,9 @@ class CachePolicy(Generic[KeyT]):
         What is kept belongs to a node's name in graphs of one name, and to its function by module and name.
     ttl: seconds after which it is called again; None: never.
 
-    Needs `compile(cache=...)`. Kept once the task's row is durable. Not kept: errors, custom events, and the results of
-    nodes that have asked or waited with `interrupt`, `runtime.sleep` or `runtime.wait_for`.
+    Needs `compile(cache=...)`. Kept once the task's row is durable. Not kept: errors, custom events, what was written
+    through `runtime.connection`, and the results of nodes that have asked or waited with `interrupt`,
+    `runtime.sleep` or `runtime.wait_for`.
     """
 
     key_func: KeyT | None = None

@@ -266,9 +266,11 @@ class Position:
         self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
         self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
         self.calls = {_renamed(ids, caller): calls for caller, calls in self.calls.items()}
+        self.errors = {_renamed(ids, task_id): failure for task_id, failure in self.errors.items()}
         self.attempts = {}
 
     def _fork(self, row: Any, body: Body) -> bool:
+        self._branch(row.step)
         self.begun = False
         return False
 
@@ -333,7 +335,7 @@ def planned(row: Any, entries: Sequence[Any], first: int = 0) -> tuple[Task, ...
 def _planned(thread_id: str, task_id: str, entry: Any) -> Task:
     seed = f"{thread_id}/{task_id}"
     if isinstance(entry, str):
-        return Task(task_id, entry, (f"branch:to:{entry}",), MISSING, seed)
+        return Task(task_id, entry, (branch_to(entry),), MISSING, seed)
     triggers = tuple(entry.get("triggers", ("__send__",)))
     return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), seed, entry.get("timeout"))
 
@@ -346,6 +348,8 @@ def _renamed(ids: Mapping[str, str], task: str) -> str:
 
 def _in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:
     """Finished tasks' updates in task order, so that the state does not depend on who was first."""
+    if len(done) == 1:
+        return list(done.values())
     return [done[task.id] for task in tasks if task.id in done]
 
 
@@ -389,21 +393,25 @@ def checked(graph: Graph, node: str, updates: Iterable[Mapping[str, Any]]) -> Up
 
 def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[str, Any]:
     """A detached copy of an update; raises InvalidUpdateError for a key that is none, or a value of the wrong type."""
-    for key in update:
-        if key not in graph.channels:
+    checked = {}
+    for key, value in update.items():
+        channel = graph.channels.get(key)
+        if channel is None:
             known = ", ".join(sorted(graph.channels))
             raise InvalidUpdateError(
                 where=where,
                 problem=f"the update has the unknown key {key!r}",
                 fix=f"Add it to the state's schema or leave it out of the update. Known keys: {known}",
             )
-        if key in graph.checks and graph.channels[key].reducer is None:
-            _check_value(graph, where, key, update[key])
-    return {key: _write(graph.channels[key], where, value) for key, value in update.items()}
+        if key in graph.checks and channel.reducer is None:
+            _check_value(graph, where, key, value)
+        checked[key] = detached(value) if channel.prepare is None else _prepared(channel, where, value)
+    return checked
 
 
-def _write(channel: Channel, where: str, value: Any) -> Any:
-    if channel.prepare is None or type(value) is Overwrite:
+def _prepared(channel: Channel, where: str, value: Any) -> Any:
+    assert channel.prepare is not None
+    if type(value) is Overwrite:
         return detached(value)
     try:
         return channel.prepare(detached(value))
@@ -539,7 +547,9 @@ def router_state(graph: Graph, values: Values, update: Update) -> dict[str, Any]
 # --- what a row says --------------------------------------------------------------------------
 
 
-def _by_key(updates: Iterable[Update]) -> dict[str, list[Any]]:
+def _by_key(updates: Sequence[Update]) -> dict[str, list[Any]]:
+    if len(updates) == 1 and isinstance(updates[0], dict):
+        return {key: [value] for key, value in updates[0].items()}
     writes: dict[str, list[Any]] = {}
     for update in updates:
         for key, value in pairs(update):
@@ -547,7 +557,7 @@ def _by_key(updates: Iterable[Update]) -> dict[str, list[Any]]:
     return writes
 
 
-def reduce_into(graph: Graph, values: Values, updates: Iterable[Update], body: Body) -> None:
+def reduce_into(graph: Graph, values: Values, updates: Sequence[Update], body: Body) -> None:
     """Say in `body` how these updates combine with the values. Calls custom reducers."""
     operations: dict[str, str] = {}
     results: dict[str, Any] = {}
@@ -580,6 +590,8 @@ def _reduced(key: str, channel: Any, old: Any, writes: list[Any]) -> Any:
 
 def check_conflicts(graph: Graph, position: Position, task: Task, update: Update) -> None:
     """A key without a reducer takes one write in a superstep."""
+    if len(position.tasks) == 1 and not isinstance(update, list):
+        return  # a dict writes each of its keys once
     mine = _by_key([update])
     for key, writes in mine.items():
         if len(writes) > 1 and _once(graph, key, writes):
@@ -621,7 +633,10 @@ def task_body(graph: Graph, position: Position, task: Task, update: Update, goto
     body: Body = {"update": update}
     if goto:
         body["goto"] = goto
-    if len(position.done) + 1 == len(position.tasks):
+    if len(position.tasks) == 1:
+        reduce_into(graph, position.values, [update], body)
+        plan_into(graph, position, [(task.node, goto)], body)
+    elif len(position.done) + 1 == len(position.tasks):
         done = {**position.done, task.id: update}
         gotos = {**position.gotos, task.id: goto}
         reduce_into(graph, position.values, _in_order(position.tasks, done), body)
@@ -641,24 +656,24 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
     """Say in `body` what runs after these nodes: plain targets by name, then Sends in the order they were sent."""
     triggers: dict[str, list[str]] = {}
     sends: list[Send] = []
-    joins = {name: set(seen) for name, seen in position.joins.items()}
+    joins = {name: set(seen) for name, seen in position.joins.items()} if position.joins else {}
     for name, goto in finished:
         node = _node(graph, position, name)
         for target in (*node.successors, *goto):
             if isinstance(target, Send):
                 sends.append(target)
             elif target != END:
-                _add(triggers, target, f"branch:to:{target}")
+                _add(triggers, target, _BRANCH)
         for join in node.joins:
-            joins.setdefault(join.name, set()).add(name)
-    waiting = _release_joins(graph, joins, triggers)
-    deferred = _hold_deferred(graph, position.deferred, triggers, bool(sends))
-    body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
-    body["next"] += [_sent(send) for send in sends]
-    if waiting:
+            if join.target not in position.deferred:  # else it is complete, and waits for all others
+                joins.setdefault(join.name, set()).add(name)
+    if joins and (waiting := _release_joins(graph, joins, triggers)):
         body["joins"] = waiting
-    if deferred:
+    if deferred := _hold_deferred(graph, position.deferred, triggers, bool(sends)):
         body["deferred"] = deferred
+    body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
+    if sends:
+        body["next"] += [_sent(send) for send in sends]
 
 
 def _node(graph: Graph, position: Position, name: str) -> Node:
@@ -684,8 +699,6 @@ def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
 
 def _release_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, list[str]]:
     """Trigger the targets of complete joins; what the others have seen so far."""
-    if not seen:
-        return {}
     joins = {join.name: join for node in graph.nodes.values() for join in node.joins}
     waiting = {}
     for name, sources in seen.items():
@@ -710,8 +723,11 @@ def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, li
     if triggers or sends:
         return waiting
     for name in waiting:
-        triggers[name] = [f"branch:to:{name}"]
+        triggers[name] = [_BRANCH]
     return []
+
+
+_BRANCH = "branch"  # a plain edge, a router or a Command, among the triggers of a node; else the name of a join
 
 
 def _sent(send: Send) -> dict[str, Any]:
@@ -720,17 +736,29 @@ def _sent(send: Send) -> dict[str, Any]:
 
 
 def _entry(name: str, triggers: list[str]) -> Any:
-    return name if triggers == [f"branch:to:{name}"] else {"node": name, "triggers": triggers}
+    if triggers == [_BRANCH]:
+        return name
+    return {"node": name, "triggers": [branch_to(name) if trigger == _BRANCH else trigger for trigger in triggers]}
+
+
+def branch_to(name: str) -> str:
+    """LangGraph's name for it."""
+    return f"branch:to:{name}"
+
+
+def starts_of(graph: Graph, position: Position) -> dict[str, Any]:
+    """What reducers start from, for channels that have no value yet."""
+    return {
+        name: channel.initial()
+        for name, channel in graph.channels.items()
+        if channel.initial is not None and name not in position.values
+    }
 
 
 def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> Body:
     """The body of an accepted input: it starts a new run on the thread's state, and what was pending is dropped."""
     body: Body = {"update": update}
-    starts = {
-        name: channel.initial()
-        for name, channel in graph.channels.items()
-        if channel.initial is not None and name not in position.values
-    }
+    starts = starts_of(graph, position)
     values = Values({**position.values, **starts}) if starts else position.values
     if starts:
         body["starts"] = starts
@@ -783,6 +811,12 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
 
 def command_body(graph: Graph, position: Position, command: Command[Any]) -> Body:
     """The body of a resume row for a Command as an input: an answer, an update, more tasks."""
+    if command.graph is not None:
+        raise InvalidUpdateError(
+            where="The input",
+            problem=f"a Command for the graph {command.graph!r} has none above it to go to",
+            fix="Leave graph= out: as an input a Command is for the thread that it is given to",
+        )
     body: Body = {}
     if command.resume is not None:
         body["answers"] = _answers(position, command.resume)

@@ -15,7 +15,7 @@ Everything shown is a copy: what a consumer does to it changes nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.channels import MISSING, detached, is_removal
@@ -32,6 +32,8 @@ SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["so
 
 class View:
     """How a thread is shown: which keys count as its output, and what a node's input is."""
+
+    shows_input = True  # an accepted input changes what is seen as the state
 
     def __init__(
         self,
@@ -60,6 +62,13 @@ class View:
             return None
         keep = self._output
         return {k: detached(v) for k, v in update.items() if keep is None or k in keep} or None
+
+    def result(self, update: Update) -> dict[str, Any]:
+        """In LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
+        writes: dict[str, list[Any]] = {}
+        for key, value in pairs(self.update(update)):
+            writes.setdefault(key, []).append(value)
+        return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
 
     def input(self, task: Task, position: Position) -> Any:
         if task.arg is not MISSING:
@@ -154,6 +163,8 @@ def _remark(it: Recorded) -> dict[str, Any]:
 def _values(view: View, it: Emission) -> Iterator[Any]:
     if not isinstance(it, Recorded):
         return
+    if it.row.kind == "input" and not view.shows_input:
+        return
     if it.changed or it.row.kind == "resume":
         yield view.values(it.position)
     elif it.row.kind == "interrupt" and it.row.task is not None:
@@ -187,18 +198,10 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
             "error": f"{error['type']}: {error['message']}" if error else None,
             "result": {RETURN: detached(it.body["result"])}
             if "result" in it.body
-            else _result(view, it.body.get("update")),
+            else view.result(it.body.get("update")),
             "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
             **_remark(it),
         }
-
-
-def _result(view: View, update: Update) -> dict[str, Any]:
-    """LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
-    writes: dict[str, list[Any]] = {}
-    for key, value in pairs(view.update(update)):
-        writes.setdefault(key, []).append(value)
-    return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
 
 
 def _checkpoints(view: View, it: Emission) -> Iterator[Any]:
@@ -325,15 +328,19 @@ class Shaper:
         self.modes = () if modes == () else check_modes(modes)
         self.subgraphs = subgraphs
         self._single = isinstance(modes, str)
+        bare = self._single and not subgraphs and version == "v1"
+        self._bare = MODES[self.modes[0]] if bare else None  # chunks are shown as they are
         if version not in ("v1", "v2"):
             raise ArgumentError(argument="version", problem=f"there is no version {version!r}", fix='Use "v1" or "v2"')
         self._version = version
 
-    def show(self, view: View, ns: tuple[str, ...], it: Emission) -> list[Any]:
+    def show(self, view: View, ns: tuple[str, ...], it: Emission) -> Iterable[Any]:
         if not self.modes or (ns and not self.subgraphs):
             return []
         if isinstance(it, Relayed):
             return list(it.chunks)
+        if self._bare is not None:
+            return self._bare(view, it)
         return [self._shape(ns, mode, chunk) for mode in self.modes for chunk in MODES[mode](view, it)]
 
     def _shape(self, ns: tuple[str, ...], mode: str, chunk: Any) -> Any:

@@ -10,7 +10,6 @@ The library's promise stands in `Run._commit`: save, and on the next line emit. 
 from __future__ import annotations
 
 import traceback
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from typing import Any, Protocol
 
 from durable_graph.core.caching import Caching, Memo, node_namespace, task_namespace
 from durable_graph.core.chain import NO_PARENT, row_hash
-from durable_graph.core.channels import detached
+from durable_graph.core.channels import Values, detached
 from durable_graph.core.effects import (
     Ask,
     Begun,
@@ -51,6 +50,7 @@ from durable_graph.core.planner import (
     gone,
     input_body,
     parent_body,
+    starts_of,
     task_body,
     update_body,
 )
@@ -75,7 +75,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Entry, Row, Thread
+from durable_graph.store import Claim, Entry, Row, Thread, Transaction
 
 LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -227,7 +227,7 @@ class Run:
         if not waits:
             return {}, []
         answers, taken = yield from self._ended_waits(now)
-        others = len(self.position.questions) - len(waits)  # of somebody
+        others = sum(map(len, self.position.questions.values())) - len(waits)  # of somebody
         if not answers and not self.position.runnable and not others and not self.position.paused:
             raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
         return answers, taken
@@ -248,7 +248,7 @@ class Run:
 
     def _wake(self) -> Effects:
         """A signal may have been there before the task that waits for it: then this run goes on."""
-        if not self.position.waits or self.stopped:
+        if not self.position.questions or not self.position.waits or self.stopped:
             return
         now = yield Now()
         answers, taken = yield from self._ended_waits(now)
@@ -266,12 +266,13 @@ class Run:
 
     def _accepted(self) -> Generator[Effect, Any, Body]:
         update = accept_input(self.graph, self.call.input)
-        _, goto = yield from self._entry(START, update)
+        values = Values({**self.position.values, **starts_of(self.graph, self.position)})
+        _, goto = yield from self._entry(START, update, values)
         return input_body(self.graph, self.position, update, goto)
 
     def _updated(self, node: str) -> Generator[Effect, Any, Body]:
         update = accept_update(self.graph, self.call.input)
-        _, goto = yield from self._entry(node, update)
+        _, goto = yield from self._entry(node, update, self.position.values)
         return update_body(self.graph, self.position, update, goto, node)
 
     def _updating_node(self) -> str:
@@ -294,12 +295,13 @@ class Run:
             )
         return node
 
-    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, Any]:
+    def _entry(self, node: str, update: Update, values: Values) -> Generator[Effect, Any, Any]:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.steps = run_entry(self.graph, self.position, node, update, self._runtime(job))
+        job.make_runtime = self._runtime
+        job.steps = run_entry(self.graph, values, node, update, job)
         yield Start([job])
         while True:
             for item in (yield Next()):
@@ -365,7 +367,7 @@ class Run:
     def _pauses(self) -> bool:
         """Whether the caller wants to look before these nodes, or after those that ran. Once for each barrier."""
         position, call = self.position, self.call
-        if position.done or position.paused:
+        if position.done or position.paused or not (call.interrupt_before or call.interrupt_after):
             return False
         ran = [node for node in position.last_nodes if node != START]
         return _names_one(call.interrupt_before, position.next) or _names_one(call.interrupt_after, ran)
@@ -405,23 +407,24 @@ class Run:
                 failures.append(interrupt)
                 items = ()
             for item in items:
+                if batch and (not isinstance(item, Finished) or item.job.parent is not None):
+                    yield from self._commit(batch)  # what came before is saved and shown before
+                    batch = []
                 if isinstance(item, Sent | Relayed):
-                    if batch:  # what came before it is shown before it
-                        yield from self._commit(batch)
-                        batch = []
                     yield from self._show(item) if isinstance(item, Sent) else self._relay(item)
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
+                    yield from self._roll_back(item.job)
                     yield Start([again])
                 elif item.job.parent is not None:
                     yield from self._finish_call(item)
                     for held in calls.end(item.job):
                         running -= 1
-                        self._add(batch, held, failures)
+                        yield from self._end(batch, held, failures)
                 elif not calls.hold(item):
                     running -= 1
-                    self._add(batch, item, failures)
+                    yield from self._end(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
             if self.fresh:
@@ -438,22 +441,37 @@ class Run:
         now = iso((yield Now()))
         yield Ask(lambda _: cache.keep(entries, now=now))
 
-    def _add(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> None:
+    def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
+        """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
         if batch:  # shown as of its own row, not of the last one of its batch
             batch[-1] = batch[-1]._replace(position=self.position.frozen())
         recorded = self._outcome(item, failures)
         batch += [recorded] if recorded else []
+        if item.job.transaction is None:
+            return
+        if recorded is None or recorded.row.kind != "task":
+            yield from self._roll_back(item.job)
+            return
+        yield from self._commit(batch, through=item.job.transaction)
+        batch.clear()
+
+    def _roll_back(self, job: Job) -> Effects:
+        transaction = job.transaction
+        if transaction is not None:
+            yield Ask(lambda store: transaction.rollback())
 
     def _finish_call(self, item: Finished) -> Effects:
         """A @task has ended: its result is committed before the node that called it sees it."""
         reply = item.job.reply
         if item.error is not None:
+            yield from self._roll_back(item.job)
             reply.set_exception(item.error)
             return
         try:
             recorded = self._ended("task", item, {"result": detached(item.result)})
-            yield from self._commit([recorded])
+            yield from self._commit([recorded], through=item.job.transaction)
         except BaseException as error:
+            yield from self._roll_back(item.job)
             reply.set_exception(error)
             if isinstance(error, UnstorableValueError):
                 return  # the node's mistake, and the node hears of it
@@ -464,9 +482,10 @@ class Run:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
         job.retry, job.handler, job.again = node.retry or (), node.error_handler, partial(self._job, task)
+        job.make_runtime = self._runtime
         if node.cache is not None and self.call.caching is not None:
             job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
-        job.steps = run_node(self.graph, self.position, job, self._runtime(job), error)
+        job.steps = run_node(self.graph, self.position, job, error)
         return job
 
     def _memo(self, job: Job, policy: CachePolicy[Any], namespace: str) -> Memo:
@@ -486,6 +505,11 @@ class Run:
         policy: CachePolicy[Any] | None,
     ) -> Any:
         """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
+        if caller.ended:
+            raise CallError(
+                problem=f"the @task {name!r} was called after node {caller.task.node!r} had ended",
+                fix="Call it while the node runs, and wait for its result: the node's row comes after its calls.",
+            )
         recorded = self.position.calls.get(caller.task.id, {}).get(number)
         if recorded is not None:
             return self._recalled(caller, number, name, recorded)
@@ -494,9 +518,10 @@ class Run:
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
+            job.make_runtime = self._runtime
             if policy is not None and self.call.caching is not None:
                 job.memo = self._memo(job, policy, task_namespace(name, call))
-            job.steps = run_call(call, arg, timeout, self._runtime(job), job)
+            job.steps = run_call(call, arg, timeout, job)
             return job
 
         return caller.spawn(again(1))
@@ -524,7 +549,9 @@ class Run:
             again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
         elif job.handler is not None:
             failed = NodeError(job.task.node, error)
-            again = self._job(job.task._replace(node=job.handler), job.attempt, failed)
+            # questions of its own: it must not take the node's answers for its own
+            taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{job.handler}")
+            again = self._job(taken_over, job.attempt, failed)
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
@@ -565,6 +592,8 @@ class Run:
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
             _below=lambda *shown: job.tell(Relayed(job, *shown)),
+            _connect=partial(_connection_of, job),
+            _holds=lambda: job.transaction is not None and job.transaction.exclusive,
         )
 
     def _show(self, sent: Sent) -> Effects:
@@ -595,14 +624,14 @@ class Run:
         error = item.error
         if isinstance(error, ParentCommand) and self.call.task:
             return self._ended("task", item, parent_body(self.position, error.command))
-        if isinstance(error, GraphInterrupt):
-            asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
-            return self._ended("interrupt", item, {"interrupts": asked})
-        if error is None:
-            try:
+        try:
+            if isinstance(error, GraphInterrupt):
+                asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
+                return self._ended("interrupt", item, {"interrupts": asked})
+            if error is None:
                 return self._result(item)
-            except (NodeCodeError, RecursionError) as refused:
-                error = refused
+        except (NodeCodeError, RecursionError) as refused:
+            error = refused
         failures.append(error)
         if not isinstance(error, Exception):
             return None  # KeyboardInterrupt, SystemExit: not the task's failure
@@ -664,13 +693,19 @@ class Run:
             error.add_note(f"in the row of node {node!r}" if node else "in the input")
             raise
 
-    def _commit(self, batch: Sequence[Recorded], claim: Claim | None = None, taken: Sequence[str] = ()) -> Effects:
+    def _commit(
+        self,
+        batch: Sequence[Recorded],
+        claim: Claim | None = None,
+        taken: Sequence[str] = (),
+        through: Transaction | None = None,
+    ) -> Effects:
         """Save these rows, then show them."""
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
                 self.leased = claim.values["lease_owner"] is not None
-            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken)
+            yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken, through)
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True
@@ -687,7 +722,7 @@ class Run:
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
-            "wake_at": min((w.until for w in self.position.waits.values() if w.until), default=None),
+            "wake_at": _wake_at(self.position),
             "updated_at": at,
         }
         return Claim(self.epoch, values)
@@ -718,14 +753,15 @@ class _Calls:
     """@tasks under way, and nodes that have ended before all they called did: their rows come after."""
 
     def __init__(self) -> None:
-        self._open: Counter[Job] = Counter()  # by the node's job
+        self._open: dict[Job, int] = {}  # by the node's job
         self._held: dict[Job, Finished] = {}
 
     def begin(self, call: Job) -> None:
-        self._open[_caller(call)] += 1
+        caller = _caller(call)
+        self._open[caller] = self._open.get(caller, 0) + 1
 
     def hold(self, item: Finished) -> bool:
-        if not self._open[item.job]:
+        if not self._open.get(item.job):
             return False
         self._held[item.job] = item
         return True
@@ -743,6 +779,26 @@ def _caller(call: Job) -> Job:
     return call
 
 
+def _connection_of(job: Job, awaits: bool) -> Any:
+    """For `runtime.connection`: that of the job's transaction. Runs in the node."""
+    if job.ended:
+        raise CallError(
+            problem=f"runtime.connection of node {job.task.node!r} was asked for after the node had ended",
+            fix="Use it while the node runs; its transaction ends with the node.",
+        )
+    if awaits:
+        return _await_connection(job)
+    if job.transaction is None:
+        job.transaction = job.begin(False)
+    return job.transaction.connection
+
+
+async def _await_connection(job: Job) -> Any:
+    if job.transaction is None:
+        job.transaction = await job.begin(True)
+    return job.transaction.connection
+
+
 def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:
     """Make the thread `call.thread_id`, whose first row points at a step of the thread `origin`."""
     now = yield Now()
@@ -758,14 +814,14 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     values = {
         "graph": graph.name,
         "fingerprint": graph.fingerprint,
-        "status": "pending" if position.tasks else "finished",
+        "status": _status(position),
         "epoch": 1,
         "parent_thread_id": origin,
         "parent_step": step,
         "lease_owner": None,
         "lease_since": None,
         "lease_expires_at": None,
-        "wake_at": None,
+        "wake_at": _wake_at(position),
         "created_at": at,
         "updated_at": at,
         "metadata": b"{}",
@@ -805,6 +861,11 @@ def _status(position: Position) -> str:
         asked = [question for questions in position.questions.values() for question in questions]
         return "waiting" if asked and len(asked) == len(position.waits) else "interrupted"
     return "pending" if position.tasks else "finished"
+
+
+def _wake_at(position: Position) -> str | None:
+    """When a thread that waits can go on by itself."""
+    return min((wait.until for wait in position.waits.values() if wait.until), default=None)
 
 
 def _first(failures: list[BaseException]) -> BaseException:

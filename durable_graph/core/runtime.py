@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from durable_graph.core.channels import detached
 from durable_graph.core.model import Interrupt, Wait
 from durable_graph.core.times import iso
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 ContextT = TypeVar("ContextT")
 StreamWriter = Callable[[Any], None]
@@ -42,6 +46,36 @@ class Runtime(Generic[ContextT]):
     _start: Callable[..., Any] | None = None  # begins the call of a @task
     _link: Any = None  # what a subgraph that is called here needs of the graph above it
     _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
+    _connect: Callable[[bool], Any] | None = None  # begins the transaction of `connection`; True: to be awaited
+
+    _holds: Callable[[], bool] = lambda: False  # its transaction keeps all other writers waiting
+
+    @property
+    def connection(self) -> Connection:
+        """A SQLAlchemy connection to the graph's own database, in a transaction that is committed together with the
+        row of this node: what is written through it is there exactly once, or the node has not finished.
+
+        Begun when first asked for, and rolled back when the node fails, is interrupted, or is tried again. Do not
+        commit it. On SQLite it holds the database's write lock until the node's row is committed: keep the node short;
+        it cannot call a @task or a subgraph meanwhile. In an async node use `await runtime.aconnection()`. Raises
+        CallError where there is no database or the node is async; StoreError.
+        """
+        connection: Connection = self._connected(False)
+        return connection
+
+    async def aconnection(self) -> Connection:
+        """`connection` for async nodes. The connection itself is a plain one: its calls block, so let
+        `asyncio.to_thread` make those that take long."""
+        connection: Connection = await self._connected(True)
+        return connection
+
+    def _connected(self, awaits: bool) -> Any:
+        if self._connect is None or not self._durable:
+            raise CallError(
+                problem="runtime.connection was asked for in a graph without a database",
+                fix="Compile the graph with one: its log and what the node writes are committed together.",
+            )
+        return self._connect(awaits)
 
     def sleep(self, seconds: float | None = None, *, until: datetime | None = None) -> None:
         """Wait for so many seconds, or until a time, without needing a process meanwhile.
@@ -52,8 +86,16 @@ class Runtime(Generic[ContextT]):
         """
         if (seconds is None) == (until is None):
             raise ArgumentError(argument="sleep", problem="give either seconds or until", fix="One of the two.")
-        end = until.timestamp() if until is not None else self._now() + (seconds or 0.0)
-        self._wait(Wait(until=iso(end)))
+        if until is not None and not isinstance(until, datetime):
+            raise ArgumentError(argument="until", problem=f"{until!r} is no datetime", fix="Give a datetime.")
+        self._wait(Wait(until=self._after("seconds", seconds) if until is None else iso(until.timestamp())))
+
+    def _after(self, argument: str, seconds: Any) -> str:
+        """The time so many seconds from now."""
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            with suppress(ValueError, OverflowError):  # nan, infinity and beyond the year 9999
+                return iso(self._now() + seconds)
+        raise ArgumentError(argument=argument, problem=f"{seconds!r} is no time to wait for", fix="Give seconds.")
 
     def wait_for(self, signal: str, *, timeout: float | None = None) -> Any:
         """Wait until somebody calls `graph.signal(config, signal, value)`; returns that value.
@@ -62,7 +104,9 @@ class Runtime(Generic[ContextT]):
         signal that was sent before anyone waited has been kept. Signals of one name are taken in the order in
         which they were sent.
         """
-        until = None if timeout is None else iso(self._now() + timeout)
+        if not isinstance(signal, str):
+            raise ArgumentError(argument="signal", problem=f"{signal!r} is no name", fix="Give a text.")
+        until = None if timeout is None else self._after("timeout", timeout)
         answer = self._wait(Wait(until=until, signal=signal))
         if "signal" not in answer:
             raise TimeoutError(f"no signal {signal!r} came within {timeout} s")
@@ -108,12 +152,19 @@ class Runtime(Generic[ContextT]):
 # they call has to be committed while they run.
 calls_are_possible = False
 
-current: ContextVar[Runtime[Any] | None] = ContextVar("durable_graph_runtime", default=None)
+# How to get the runtime of the node that is running. It is made when first asked for: most nodes never do.
+current: ContextVar[Callable[[], Runtime[Any]] | None] = ContextVar("durable_graph_runtime", default=None)
+
+
+def running() -> Runtime[Any] | None:
+    """The runtime of the node that is running; None outside of a node."""
+    found = current.get()
+    return None if found is None else found()
 
 
 def get_runtime() -> Runtime[Any]:
     """The runtime of the node that is running. Raises CallError outside of a node."""
-    runtime = current.get()
+    runtime = running()
     if runtime is None:
         raise CallError(
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."

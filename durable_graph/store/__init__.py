@@ -8,9 +8,12 @@ contract in dictionaries; `tests/test_store_contract.py` holds every store to it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from durable_graph.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 MAX_ID_BYTES = 2000  # of a thread_id in UTF-8: Postgres has room for 2704 bytes in a row of an index
 
@@ -100,10 +103,31 @@ class Cache(Protocol):
         """Give back what it holds open. Called when the graph is closed; it may be used again afterwards."""
 
 
+class Transaction(Protocol):
+    """What a node writes of its own, to be committed with its row or not at all."""
+
+    exclusive: bool  # every other writer has to wait for its end
+    connection: Connection  # SQLAlchemy's; only `append` commits what is done with it
+
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        claim: Claim | None = None,
+        snapshot: bytes | None = None,
+        taken: Sequence[str] = (),
+    ) -> None:
+        """`Store.append` within this transaction, and its commit. Whether it succeeds or not, that is the end of it."""
+
+    def rollback(self) -> None:
+        """Take everything back. Does nothing once the transaction has ended."""
+
+
 class Store(Cache, Protocol):
     """The contract. Failing database calls raise `StoreError`s, never the driver's own."""
 
     name: str  # where it is, without secrets: for messages
+    exclusive: bool  # so are its transactions
 
     def append(
         self,
@@ -151,6 +175,9 @@ class Store(Cache, Protocol):
 
     def delete(self, thread_id: str) -> bool:
         """Remove a thread with all its rows and snapshots; False if there was none."""
+
+    def transaction(self) -> Transaction:
+        """Begin one. Raises CallError if this store has no connections to give."""
 
     def close(self) -> None:
         """Give back every connection. The store opens again when used again."""

@@ -5,7 +5,7 @@ ours in `Database.failure`. Connections are the drivers' own, taken from SQLAlch
 5 to 15 µs, as much as a whole step may cost here. They are in autocommit, so that one INSERT is one transaction.
 
     Sqlite     one connection writes, under a lock; readers have others and go beside it (WAL)
-    Postgres   every write takes a connection of its own; the server lets them share commits
+    Postgres   several connections write; who finds all of them busy shares a commit with the others that wait
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_T
 
 SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
 BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
-POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise
+POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise; ?pool_size=
 
 
 class Lost(Exception):
@@ -54,6 +54,7 @@ def parse_url(url: str | URL) -> URL:
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
         return _sqlite_url(parsed)
     if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
+        _pool_size(parsed)
         return parsed.set(drivername="postgresql+psycopg")
     raise _wrong_url(
         f"{parsed.drivername!r} is no database this library knows",
@@ -88,6 +89,13 @@ def _timeout(url: URL) -> float:
         if seconds >= 0 and math.isfinite(seconds):
             return seconds
     raise _wrong_url(f"timeout={given!r} is not possible", "Give seconds: ?timeout=5")
+
+
+def _pool_size(url: URL) -> int:
+    given = url.query.get("pool_size", str(POOL_SIZE))
+    if isinstance(given, str) and given.isdecimal() and 1 <= int(given) <= 1000:
+        return int(given)
+    raise _wrong_url(f"pool_size={given!r} is not possible", "Give a number of connections: ?pool_size=4")
 
 
 def _wrong_url(problem: str, fix: str) -> ArgumentError:
@@ -209,6 +217,10 @@ class Database(ABC):
         """Whether the next user can have this connection after an error."""
         return True
 
+    @abstractmethod
+    def connect(self) -> Connection:
+        """A SQLAlchemy connection for a transaction of some length, which `Connection.begin` begins."""
+
     @contextmanager
     def transaction(self) -> Iterator[Any]:
         """A writer that takes back, on any error, what was not committed. BEGIN and COMMIT are the caller's."""
@@ -270,10 +282,11 @@ _SQLITE_FAILURES = {  # by primary result code: what is wrong, what to do
 class _Ticket:
     """A row that waits for a commit."""
 
-    __slots__ = ("error", "values", "written")
+    __slots__ = ("error", "taken", "values", "written")
 
     def __init__(self, values: Sequence[Any]) -> None:
         self.values = values
+        self.taken = False  # somebody is about to commit it
         self.written: bool | None = None
         self.error: BaseException | None = None
 
@@ -330,6 +343,9 @@ class Sqlite(Database):
 
     def is_sound(self, connection: Any) -> bool:
         return not connection.in_transaction
+
+    def connect(self) -> Connection:
+        return self.engine.connect()  # the listener above makes its transaction a writing one from the start
 
     # --- writing: one at a time, and who waits together commits together
 
@@ -527,44 +543,124 @@ class Postgres(Database):
         try:
             import psycopg
 
-            self.engine = create_engine(
-                url,
-                isolation_level="AUTOCOMMIT",
-                paramstyle="format",
-                hide_parameters=True,
-                use_native_hstore=False,  # spares a query
-                pool_size=POOL_SIZE,
-                max_overflow=0,
-                pool_use_lifo=True,
-                pool_reset_on_return=None,  # `transaction` has rolled back what there was
-                connect_args={
-                    "prepare_threshold": 1,  # from the second time on
-                    "fallback_application_name": "durable_graph",
-                    "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
-                },
-            )
+            # `transaction` has rolled back what there was
+            self.engine = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+            # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
+            self._nodes_engine = _engine(url, isolation_level="READ COMMITTED")
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
         self._driver = psycopg
-        event.listen(self.engine, "connect", self._set_up)
+        for engine in (self.engine, self._nodes_engine):
+            event.listen(engine, "connect", self._set_up)
+        self._leaders = _pool_size(url)  # threads that may yet commit at the same time
+        self._waiting: list[_Ticket] = []
+        self._turn = threading.Condition()
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
-        connection.autocommit = True
+        before, connection.autocommit = connection.autocommit, True
         connection.execute(_DURABLE)
+        connection.autocommit = before
 
     def is_sound(self, connection: Any) -> bool:
         idle = self._driver.pq.TransactionStatus.IDLE
         return not connection.closed and connection.info.transaction_status == idle
 
+    def connect(self) -> Connection:
+        return self._nodes_engine.connect()
+
+    def close(self) -> None:
+        super().close()
+        self._nodes_engine.pool.dispose()
+
     def writer(self) -> AbstractContextManager[Any]:
         return self.reader()
 
+    # --- writing: who finds a connection free commits for all that wait
+
     def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        with self.reader() as connection:
-            return bool(connection.execute(sql, values).rowcount == 1)
+        ticket = _Ticket(values)
+        batch = self._lead(ticket)
+        if batch:
+            try:
+                self._commit(sql, batch)
+            finally:
+                self._follow_up(batch)
+        if ticket.error is not None:
+            raise ticket.error
+        return bool(ticket.written)
+
+    def _lead(self, mine: _Ticket) -> list[_Ticket]:
+        """Wait until somebody has committed this one, or until it is our turn: then for these."""
+        with self._turn:
+            self._waiting.append(mine)
+            try:
+                while mine.taken or not self._leaders:
+                    self._turn.wait()
+                    if mine.settled:
+                        return []
+            except BaseException:  # Ctrl-C
+                if not mine.taken:
+                    self._waiting.remove(mine)
+                raise
+            self._leaders -= 1
+            batch, self._waiting = self._waiting, []
+            for ticket in batch:
+                ticket.taken = True
+            return batch
+
+    def _follow_up(self, batch: Sequence[_Ticket]) -> None:
+        with self._turn:
+            self._leaders += 1
+            for ticket in batch:
+                if not ticket.settled:  # we were interrupted, and nobody knows whether the commit arrived
+                    ticket.error = Lost()
+            self._turn.notify_all()
+
+    def _commit(self, sql: str, batch: Sequence[_Ticket]) -> None:
+        with self._failing(batch), self.reader() as connection:
+            if len(batch) == 1:
+                batch[0].written = connection.execute(sql, batch[0].values).rowcount == 1
+                return
+            try:
+                self._insert_all(connection, sql, batch)
+            except self._driver.Error:
+                if not self.is_sound(connection):
+                    raise
+                for ticket in batch:  # one of them is to blame: the others must not suffer for it
+                    self._insert_alone(connection, sql, ticket)
+
+    @contextmanager
+    def _failing(self, batch: Sequence[_Ticket]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            for ticket in batch:
+                if not ticket.settled:
+                    ticket.error = error
+
+    def _insert_all(self, connection: Any, sql: str, batch: Sequence[_Ticket]) -> None:
+        try:
+            with self.pipeline(connection):
+                connection.execute(self.begin)
+                cursors = [connection.execute(sql, ticket.values) for ticket in batch]
+                connection.execute("COMMIT")
+        except BaseException:
+            with suppress(Exception):
+                connection.rollback()
+            raise
+        for ticket, cursor in zip(batch, cursors, strict=True):
+            ticket.written = cursor.rowcount == 1
+
+    def _insert_alone(self, connection: Any, sql: str, ticket: _Ticket) -> None:
+        try:
+            ticket.written = connection.execute(sql, ticket.values).rowcount == 1
+        except self._driver.Error as error:
+            if not self.is_sound(connection):
+                raise
+            ticket.error = error
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
@@ -599,3 +695,21 @@ class Postgres(Database):
             return SchemaError(store=self.name, problem=problem, fix=fix)
         fix = _POSTGRES_FIXES.get(state) or _POSTGRES_FIXES.get(state[:2])
         return self.unavailable(problem, fix or "Check that the server runs and that the URL names it.")
+
+
+def _engine(url: URL, **settings: Any) -> Engine:
+    return create_engine(
+        url.difference_update_query(["pool_size"]),
+        paramstyle="format",
+        hide_parameters=True,
+        use_native_hstore=False,  # spares a query
+        pool_size=_pool_size(url),
+        max_overflow=0,
+        pool_use_lifo=True,
+        connect_args={
+            "prepare_threshold": 1,  # from the second time on
+            "fallback_application_name": "durable_graph",
+            "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
+        },
+        **settings,
+    )

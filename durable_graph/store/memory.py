@@ -10,13 +10,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
-from durable_graph.errors import ArgumentError, FencedError
+from durable_graph.errors import ArgumentError, CallError, FencedError
 from durable_graph.store import (
     Claim,
     Entry,
     Row,
     Signal,
     Thread,
+    Transaction,
     check_claim,
     check_entry,
     check_id,
@@ -82,8 +83,10 @@ def _size(entry: Entry) -> int:
 
 
 class MemoryStore:
+    name = "memory"
+    exclusive = False
+
     def __init__(self) -> None:
-        self.name = "memory"
         self._lock = threading.RLock()
         self._threads: dict[str, Thread] = {}
         self._rows: dict[str, dict[int, Row]] = {}
@@ -213,6 +216,9 @@ class MemoryStore:
         for namespace in namespaces or ():
             check_entry(namespace)
         self._cache.forget(namespaces)
+
+    def transaction(self) -> Transaction:
+        raise CallError(problem="a store in memory has no database connection", fix="Use SQLite or Postgres.")
 
     def close(self) -> None:
         """Nothing to give back."""

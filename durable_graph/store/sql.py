@@ -26,6 +26,7 @@ from sqlalchemy import (
     Text,
     bindparam,
     delete,
+    event,
     func,
     or_,
     select,
@@ -37,7 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
-from durable_graph.errors import ArgumentError, FencedError
+from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError
 from durable_graph.store import (
     Claim,
     Entry,
@@ -69,6 +70,7 @@ class SqlStore:
     def __init__(self, url: str | URL) -> None:
         self._url = parse_url(url)
         self.name = display(self._url)
+        self.exclusive = self._url.get_backend_name() == "sqlite"
         self._sql = statements(self._url.get_backend_name())
         self._database: Database | None = None
         self._opening = threading.RLock()
@@ -107,7 +109,7 @@ class SqlStore:
         snapshot: bytes | None,
         taken: Sequence[str],
     ) -> None:
-        planned = list(self._plan(rows, claim, snapshot, taken))
+        planned = list(self.plan(rows, claim, snapshot, taken))
         with database.transaction() as connection:
             with database.pipeline(connection):
                 connection.execute(database.begin)
@@ -117,7 +119,7 @@ class SqlStore:
                     raise _fenced(row)
             connection.execute("COMMIT")
 
-    def _plan(
+    def plan(
         self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None, taken: Sequence[str]
     ) -> Iterator[tuple[Bound, Row]]:
         """What a transaction executes, and the row to name if that changes nothing."""
@@ -164,6 +166,13 @@ class SqlStore:
             found = [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
             connection.execute("COMMIT")
         return bool(found[0])
+
+    def transaction(self) -> SqlTransaction:
+        return self._run(lambda database: SqlTransaction(self, database))
+
+    def has(self, row: Row) -> bool:
+        """Whether exactly this row is stored."""
+        return list(self.rows(row.thread_id, after=row.step - 1, until=row.step)) == [row]
 
     # When a connection is lost, nobody knows whether the commit arrived. Then the same is tried again: if that is
     # refused although exactly this is stored, it was the first attempt that stored it.
@@ -337,6 +346,83 @@ class SqlStore:
             _inherited.append(self._database)
         self._opening = threading.RLock()
         self._let_go()
+
+
+class SqlTransaction:
+    """See `store.Transaction`."""
+
+    def __init__(self, store: SqlStore, database: Database) -> None:
+        self._store = store
+        self._database = database
+        self.exclusive = store.exclusive
+        self.connection = database.connect()
+        try:
+            self._transaction = self.connection.begin()
+        except BaseException:
+            self.connection.close()
+            raise
+        self._driver: Any = self.connection.connection.driver_connection
+        self._committing = False
+        event.listen(self.connection, "commit", self._refuse_others)
+
+    def _refuse_others(self, _: object) -> None:
+        if not self._committing:
+            raise CallError(
+                problem="a node has committed runtime.connection, so its writes were rolled back",
+                fix="Leave the commit to the run: it comes with the node's row. begin_nested() gives a savepoint.",
+            )
+
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        claim: Claim | None = None,
+        snapshot: bytes | None = None,
+        taken: Sequence[str] = (),
+    ) -> None:
+        for row in rows:
+            check_row(row)
+        planned = list(self._store.plan(rows, claim, snapshot, taken))
+        try:
+            self._check_whole()
+            self._commit(planned)
+        except (CallError, StoreError):
+            raise
+        except Exception as error:
+            if not self._arrived(rows[-1]):
+                self._database.raise_ours(error)
+        finally:
+            self.rollback()
+
+    def _check_whole(self) -> None:
+        if self.connection.closed or not self._transaction.is_active:
+            raise CallError(
+                problem="a node has ended the transaction of runtime.connection, so not all it wrote is in it",
+                fix="Leave commit, rollback and close to the run. begin_nested() gives a savepoint.",
+            )
+
+    def _commit(self, planned: Sequence[tuple[Bound, Row]]) -> None:
+        for statement, row in planned:
+            if self._driver.execute(*statement).rowcount != 1:
+                raise _fenced(row)
+        self._committing = True
+        self._transaction.commit()
+
+    def _arrived(self, row: Row) -> bool:
+        """After a lost connection: whether the commit had come through before."""
+        with suppress(Exception):
+            return self._committing and self._store.has(row)
+        return False
+
+    def rollback(self) -> None:
+        if self.connection.closed:
+            return  # and its driver's connection is somebody else's by now
+        with suppress(Exception):  # a lost connection cannot, and the database does it by itself then
+            self._transaction.rollback()
+        with suppress(Exception):
+            self._driver.rollback()  # also after a commit that was refused, which SQLAlchemy leaves open
+        with suppress(Exception):
+            self.connection.close()
 
 
 def _fenced(row: Row) -> FencedError:
