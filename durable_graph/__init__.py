@@ -6,6 +6,7 @@ from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_
 from durable_graph.core.model import (
     END,
     START,
+    CachePolicy,
     Command,
     GraphOutput,
     Interrupt,
@@ -53,7 +54,8 @@ from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
 from durable_graph.messages import MessagesState, add_messages
-from durable_graph.store import Thread
+from durable_graph.store import Cache, Entry, Thread
+from durable_graph.store.memory import InMemoryCache
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,8 @@ __all__ = [
     "REMOVE_ALL_MESSAGES",
     "START",
     "ArgumentError",
+    "Cache",
+    "CachePolicy",
     "CallError",
     "ChangedGraphError",
     "CheckpointNotFoundError",
@@ -71,12 +75,14 @@ __all__ = [
     "DrawingError",
     "DurableGraphError",
     "EmptyInputError",
+    "Entry",
     "FencedError",
     "Finding",
     "GraphBubbleUp",
     "GraphInterrupt",
     "GraphOutput",
     "GraphRecursionError",
+    "InMemoryCache",
     "Interrupt",
     "InvalidUpdateError",
     "IsLastStep",

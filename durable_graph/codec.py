@@ -172,9 +172,23 @@ class Codec:
             problem, fix = refusal.args if isinstance(refusal, _Refused) else (str(refusal), _DESCRIBE)
             raise UnstorableValueError(**facts, problem=problem, fix=fix) from refusal.__cause__
 
-    def decode(self, data: bytes) -> Any:
-        """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened."""
-        return self._reader.read(data)
+    def canonical(self, value: Any) -> bytes:
+        """Bytes that tell values apart: the same for dicts with the same items, in whichever order. (With keys
+        that are no text their order counts.)"""
+        return orjson.dumps(orjson.loads(self.encode(value)), option=orjson.OPT_SORT_KEYS)
+
+    def decode(self, data: bytes, *, strict: bool = False) -> Any:
+        """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened.
+
+        strict: so is a value of a type that is not registered, or no longer fits.
+        """
+        if not strict:
+            return self._reader.read(data)
+        watch = self.watching()
+        value = watch.decode(data)
+        if watch.met:
+            raise MalformedBytesError(f"{min(watch.met)!r} is not registered, or no longer fits")
+        return value
 
     def watching(self) -> Watch:
         """To decode with, where it matters whether there were placeholders."""

@@ -17,10 +17,11 @@ from typing import Any, Generic, TypeVar, Unpack
 from durable_graph import drivers
 from durable_graph.codec import Codec
 from durable_graph.core.address import Place, places
+from durable_graph.core.caching import node_namespace
 from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import merged
 from durable_graph.core.effects import Recorded
-from durable_graph.core.model import Command, Graph, GraphOutput, Node, StateUpdate, Task
+from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, fork
@@ -30,7 +31,7 @@ from durable_graph.drivers import adrive, drive, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.log import Config, Log, Modes, nothing
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
-from durable_graph.store import Signal, Store
+from durable_graph.store import Cache, Signal, Store
 
 StateT = TypeVar("StateT")
 
@@ -49,12 +50,16 @@ class CompiledGraph(Log, Generic[StateT]):
         *,
         inherits: bool | None = None,
         types: Iterable[type[Any]] = (),
+        cache: Cache | bool | None = None,
+        debug: bool = False,
     ) -> None:
         super().__init__(False if store is None else store, key=key)
         self._graph = graph
         self._codec = codec
         self._config = config
         self._inherits = inherits
+        self._cache = cache
+        self._debug = debug
         messages = frozenset(name for name, channel in graph.channels.items() if channel.operation == "messages")
         self._view = View(tuple(graph.channels), self._node_input, messages)
         self.types = tuple(types)  # that its states may hold, for the codec of a graph above it
@@ -73,6 +78,8 @@ class CompiledGraph(Log, Generic[StateT]):
             merged(self._config or {}, merged(config or {}, settings)),
             inherits=self._inherits,
             types=self.types,
+            cache=self._cache,
+            debug=self._debug,
         )
 
     # --- running ------------------------------------------------------------------------------
@@ -285,6 +292,44 @@ class CompiledGraph(Log, Generic[StateT]):
         """`delete_thread` for asyncio."""
         await in_thread(lambda: self.delete_thread(thread_id))
 
+    # --- the cache ----------------------------------------------------------------------------
+
+    def clear_cache(self, nodes: Sequence[str] | None = None) -> None:
+        """Forget what these nodes have returned (None: all nodes of this graph), so that they are called again.
+
+        What subgraphs and @tasks returned stays: they have `clear_cache` of their own. Raises ArgumentError without a
+        cache, or for a node that is not there; StoreError.
+        """
+        known = {name: node for name, node in self._graph.nodes.items() if name != START}
+        for name in nodes or ():
+            if name not in known:
+                raise ArgumentError(
+                    argument="nodes",
+                    problem=f"there is no node {name!r}",
+                    fix=f"Name some of: {', '.join(sorted(known))}",
+                )
+        wanted = known if nodes is None else nodes
+        self._opened_cache().forget([node_namespace(self.name, name, known[name].call) for name in wanted])
+
+    async def aclear_cache(self, nodes: Sequence[str] | None = None) -> None:
+        """`clear_cache` for asyncio."""
+        await in_thread(lambda: self.clear_cache(nodes))
+
+    def _opened_cache(self) -> Cache:
+        if not self._cache:
+            raise ArgumentError(
+                argument="cache",
+                problem=f"the graph {self.name!r} was compiled without a cache",
+                fix="Compile it with cache=True, or clear that of the graph above.",
+            )
+        return self._stored() if self._cache is True else self._cache
+
+    def close(self) -> None:
+        """Give back the database connections, the cache's too. The graph opens them again when used again."""
+        super().close()
+        if self._cache and self._cache is not True:
+            self._cache.close()
+
     # --- the graph itself ---------------------------------------------------------------------
 
     @property
@@ -372,6 +417,8 @@ class CompiledGraph(Log, Generic[StateT]):
     def _session(self, input: Any, config: Config | None, modes: Modes | tuple[()], options: Options) -> Session:
         shaper = Shaper(modes, options.get("subgraphs", False), options.get("version", "v1"))
         given = given_config(config, self._config)
+        if self._debug and options.get("debug") is None:
+            options = {**options, "debug": True}
         value = input if isinstance(input, Command) else self._accepts(input)
         return Session(self._parts, given, shaper, options=options, input=value)
 
@@ -403,7 +450,7 @@ class CompiledGraph(Log, Generic[StateT]):
 
     @property
     def _parts(self) -> Parts:
-        return Parts(self._graph, self._codec, self._store, self._key, self._view, self._inherits)
+        return Parts(self._graph, self._codec, self._store, self._key, self._view, self._inherits, self._cache)
 
     def _accepts(self, value: Any) -> Any:
         """The input as the engine takes it."""

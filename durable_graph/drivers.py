@@ -229,6 +229,8 @@ class _Threads:
             self._transactions.calls(jobs[0])
             self._submit(self._calls, jobs[0])
             return
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
@@ -433,8 +435,7 @@ def _append(store: Store | None, save: Save) -> None:
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:
-    assert store is not None
-    return ask.call(store)
+    return ask.call(store)  # type: ignore[arg-type]  # without one it asks something else
 
 
 class Offload:
@@ -487,6 +488,8 @@ class _Tasks:
         self._cancelled = False  # while a sync node ran alone
 
     def start(self, jobs: Sequence[Job]) -> None:
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
             self._alone = jobs[0]
             return
@@ -537,25 +540,26 @@ class _Tasks:
             waited = call(*args, **kwargs)
             return await (waited if timeout is None else _timed(job, waited, timeout))
         context = contextvars.copy_context()
-        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs))
+        finishes = job.memo is None or not job.memo.looking
+        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs), finishes)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        """A sync function cannot be stopped. When we are cancelled it ends first, and its result counts."""
+    async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
+        """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
         future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
         try:
             return await _settled(future)
         except asyncio.CancelledError:
-            if not future.done() or future.cancelled():
+            if not counts or not future.done() or future.cancelled():
                 raise
             self._cancelled = self._alone_runs
             return future.result()
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
-            job.alive()
+            job.progress()
             self._put(item)  # an async node cannot be made to wait from inside its own loop
             return
         taken = threading.Event()
@@ -691,6 +695,7 @@ async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any
         async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
             if idle is not None:
                 job.alive = lambda: quiet.reschedule(loop.time() + idle)
+                job.progress = job.alive if policy.refresh_on == "auto" else job.progress
             return await waited
     except TimeoutError as error:
         for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):

@@ -23,12 +23,13 @@ from durable_graph.core.projection import Address, Shaper, View, empty_snapshot,
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
-from durable_graph.store import Store, Thread
+from durable_graph.store import Cache, Store, Thread
 
 Config = Mapping[str, Any]
 Modes = StreamMode | Sequence[StreamMode]
 
 DEFAULT_URL = "sqlite:///durable_graph.db"
+NO_STORE = "there is no store here; keep what outlives a thread in tables of your own"
 
 
 def open_store(checkpointer: str | Store | bool | None) -> Store | None:
@@ -42,6 +43,33 @@ def open_store(checkpointer: str | Store | bool | None) -> Store | None:
     from durable_graph.store.sql import SqlStore  # late: SQLAlchemy is half of the import time
 
     return SqlStore(checkpointer)
+
+
+def open_cache(cache: Cache | str | bool | None, checkpointer: Any) -> Cache | bool | None:
+    """What `compile(cache=...)` means; True for the database of the run at hand. Opens no connection."""
+    if cache is True and checkpointer is False:
+        raise ArgumentError(
+            argument="cache",
+            problem="True means the graph's own database, but checkpointer=False says that there is none",
+            fix="Give InMemoryCache(), or a database URL.",
+        )
+    if isinstance(cache, str):
+        return open_store(cache)
+    if not (cache is None or isinstance(cache, bool) or hasattr(cache, "recall")):
+        raise ArgumentError(
+            argument="cache",
+            problem=f"{cache!r} is no cache of this library",
+            fix="Give True for the graph's own database, InMemoryCache(), a database URL, or an object with recall, "
+            "keep, forget and close.",
+        )
+    return cache
+
+
+def refuse(where: str, **reasons: tuple[Any, str]) -> None:
+    """Arguments of LangGraph's that mean nothing here: (what was given, why it is refused)."""
+    for argument, (given, reason) in reasons.items():
+        if given is not None:
+            raise ArgumentError(argument=argument, problem=f"{where} does not take it: {reason}", fix="Leave it out.")
 
 
 def inherited(checkpointer: Any) -> bool | None:

@@ -17,9 +17,11 @@ from functools import partial
 from typing import Any, Literal, TypedDict
 
 from durable_graph import drivers, leases
+from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
 from durable_graph.core.address import Place, thread_of
+from durable_graph.core.caching import Caching
 from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph
@@ -29,7 +31,7 @@ from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
-from durable_graph.store import Store
+from durable_graph.store import Cache, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Parts:
     key: bytes | None
     view: View
     inherits: bool | None  # as a subgraph: None a new thread for each call, True one for all, False none
+    cache: Cache | bool | None = None  # True: the store; None: that of the graph above
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Link:
     key: bytes | None
     shaper: Shaper  # of the outermost consumer
     ns: tuple[str, ...]
+    cache: Cache | None = None
 
 
 class Options(TypedDict, total=False):
@@ -179,6 +183,7 @@ class Session:
             recorded=given.recorded(),
             recursion_limit=given.recursion_limit,
             announce=bool(ANNOUNCED & {*self._shaper.modes, *self._link.shaper.modes}),
+            caching=self._caching,
             link=self._link,
             now=lambda: drivers.clock(),
             owner=owner,
@@ -193,11 +198,23 @@ class Session:
         return self.run
 
     @property
+    def _caching(self) -> Caching | None:
+        cache = self._cache
+        return None if cache is None else Caching(Forgiving(cache), self._parts.codec, lambda: drivers.clock())
+
+    @property
+    def _cache(self) -> Cache | None:
+        parts = self._parts
+        if parts.cache is True:
+            return parts.store
+        return parts.cache or None
+
+    @property
     def _link(self) -> Link:
         if self._caller is None:
-            return Link(self._parts.store, self._parts.key, self._shaper, ())
+            return Link(self._parts.store, self._parts.key, self._shaper, (), self._cache)
         above: Link = self._caller._link
-        return replace(above, ns=(*above.ns, *self._place.parts))
+        return replace(above, ns=(*above.ns, *self._place.parts), cache=self._cache)
 
     # --- as a subgraph ------------------------------------------------------------------------
 
@@ -268,7 +285,7 @@ def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:
 
 def _placed(parts: Parts, caller: Runtime[Any]) -> Parts:
     link: Link = caller._link
-    return replace(parts, store=link.store, key=link.key)
+    return replace(parts, store=link.store, key=link.key, cache=link.cache if parts.cache is None else parts.cache)
 
 
 def _base(caller: Runtime[Any], place: Place) -> Child | None:

@@ -2,7 +2,7 @@
 
     effect     the driver                                            answers
     Now        looks at the clock                                    seconds since the epoch
-    Ask        calls the function with the store                     what it returned
+    Ask        calls the function with the store, if there is one    what it returned
     Save       commits rows, a claim and a snapshot                  None, once they are durable
     Emit       shows it to the consumer                              True if the consumer has gone
     Start      begins jobs: one in place, several side by side       None
@@ -61,6 +61,7 @@ class Job:
         "attempt",
         "begin",
         "below",
+        "cached",
         "custom",
         "delay",
         "ended",
@@ -68,7 +69,9 @@ class Job:
         "handler",
         "jitter",
         "make_runtime",
+        "memo",
         "parent",
+        "progress",
         "recall",
         "remaining",
         "reply",
@@ -93,6 +96,9 @@ class Job:
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
+        self.progress: Callable[[], None] = _nobody  # the same, where something else than a heartbeat counts
+        self.memo: Any = None  # its place in the cache: a core.caching.Memo
+        self.cached = False  # its result came from there
         self.ended = False  # its node has returned or raised
         self.custom: list[Any] = []  # what the row will record of the custom events
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile

@@ -7,8 +7,10 @@ sync and async callers share every line of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from typing import Any
 
+from durable_graph.core.caching import Memo
 from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
@@ -18,8 +20,10 @@ from durable_graph.core.planner import (
     Update,
     answer_of,
     check_targets,
+    checked,
     interpret,
     router_state,
+    taken_apart,
 )
 from durable_graph.core.runtime import Runtime, current
 from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
@@ -40,12 +44,15 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
     token = current.set(job.runtime)
     try:
         given = node_input(node, position, job.task.arg, job.remaining)
-        try:
-            output = yield node.call, (given,), _extras(node.wants, job, error), node.timeout
-        except ParentCommand as below:  # a subgraph of this node speaks to us
-            output = below.command
-        update, goto = interpret(graph, node.name, output)
-        goto = check_targets(graph, node.name, goto) if goto else goto
+        if job.memo is not None:
+            update, goto = yield from _remembered(graph, position, job, job.memo, given)
+        else:
+            try:
+                output = yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout
+            except ParentCommand as below:  # a subgraph of this node speaks to us
+                output = below.command
+            update, goto = interpret(graph, node.name, output)
+            goto = check_targets(graph, node.name, goto) if goto else goto
         if node.branches:
             goto = goto + (yield from _routes(graph, position.values, node, update, job))
         return update, goto
@@ -54,12 +61,43 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
         current.reset(token)
 
 
+def _remembered(
+    graph: Graph, position: Position, job: Job, memo: Memo, given: Any
+) -> Generator[Invoke, Any, tuple[Update, Goto]]:
+    """The result of a node that has a cache policy: from the cache, or from the node and then for the cache."""
+    node, arg = graph.nodes[job.task.node], job.task.arg
+    plain = node.schema.select(position.values) if arg is MISSING else arg
+    found = yield from memo.find(plain, (given,), {})
+    if found is not None:
+        with suppress(Exception):  # it is of other code than this
+            result = checked(graph, node.name, found["updates"]), check_targets(graph, node.name, found["goto"])
+            job.cached = True
+            return result
+    try:
+        output = yield node.call, (given,), _extras(node.wants, job), job.task.timeout or node.timeout
+    except ParentCommand as below:
+        output = below.command
+    updates, goto = taken_apart(graph, node.name, output)
+    if not job.runtime()._has_asked:
+        memo.note({"updates": updates, "goto": goto})
+    return checked(graph, node.name, updates), check_targets(graph, node.name, goto)
+
+
 def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
     token = current.set(job.runtime)
     try:
         args, kwargs = arg
-        return (yield call, args, kwargs, timeout)
+        memo: Memo | None = job.memo
+        if memo is not None:
+            found = yield from memo.find([args, kwargs], args, kwargs)
+            if found is not None and "result" in found:
+                job.cached = True
+                return found["result"]
+        result = yield call, args, kwargs, timeout
+        if memo is not None and not job.runtime()._has_asked:
+            memo.note({"result": result})
+        return result
     finally:
         job.ended = True
         current.reset(token)

@@ -14,12 +14,13 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from durable_graph.core.channels import MISSING, Channel, Overwrite
 from durable_graph.core.schema import Schema
-from durable_graph.errors import DrawingError
+from durable_graph.errors import ArgumentError, DrawingError
 
 START = "__start__"
 END = "__end__"
 
 N = TypeVar("N")
+KeyT = TypeVar("KeyT", bound=Callable[..., str | bytes])
 
 Config = Mapping[str, Any]
 StreamMode = Literal["updates", "values", "custom", "messages", "tasks", "checkpoints", "debug", "events"]
@@ -33,10 +34,19 @@ class Send:
     """Run `node` in the next superstep with `arg` as its input instead of the state.
 
     Returned from a conditional edge or in `Command(goto=...)`; a list of them is a map, one task each.
+    timeout: for an attempt of this task, in place of the node's own; in seconds, as a timedelta or a TimeoutPolicy.
     """
 
     node: str
     arg: Any
+    timeout: float | timedelta | TimeoutPolicy | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            try:
+                object.__setattr__(self, "timeout", policy_of(self.timeout))
+            except DrawingError as error:
+                raise ArgumentError(argument="Send", **error.facts) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +80,6 @@ class Wait:
 
     until: str | None = None  # UTC, ISO 8601; None: as long as it takes
     signal: str | None = None
-
-
-RECORDED: tuple[type, ...] = (Send, Wait, Overwrite)  # values of ours that rows hold
 
 
 # --- what consumers see -----------------------------------------------------------------------
@@ -183,7 +190,10 @@ class TimeoutPolicy:
     """How long one attempt of an async node may take, in seconds or as a timedelta."""
 
     run_timeout: float | timedelta | None = None  # altogether
-    idle_timeout: float | timedelta | None = None  # without a sign of life: a custom event or `runtime.heartbeat()`
+    idle_timeout: float | timedelta | None = None  # without a sign of life
+    refresh_on: Literal["auto", "heartbeat"] = (
+        "auto"  # signs of life: custom events too, or `runtime.heartbeat()` alone
+    )
 
 
 def seconds_of(limit: float | timedelta | None) -> float | None:
@@ -199,7 +209,35 @@ def policy_of(timeout: float | timedelta | TimeoutPolicy | None) -> TimeoutPolic
     run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
     if any(limit is not None and limit <= 0 for limit in (run, idle)):
         raise DrawingError(problem=f"the timeout {timeout!r} is not positive", fix="Give seconds above 0.")
-    return TimeoutPolicy(run_timeout=run, idle_timeout=idle)
+    if timeout.refresh_on not in ("auto", "heartbeat"):
+        raise DrawingError(problem=f"refresh_on={timeout.refresh_on!r} is unknown", fix='Use "auto" or "heartbeat".')
+    return TimeoutPolicy(run_timeout=run, idle_timeout=idle, refresh_on=timeout.refresh_on)
+
+
+RECORDED: tuple[type, ...] = (Send, TimeoutPolicy, Wait, Overwrite)  # values of ours that rows hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy(Generic[KeyT]):
+    """Keep what a node or a @task returned, and do not call it again for the same input.
+
+    key_func: takes what the node takes (its input) or the @task (its arguments), and returns a text or bytes
+        that tell inputs apart. None: the whole input does, by value and type. The run's context and config do not
+        count, nor does the code: what they change has to be in the key, or be cleared with `graph.clear_cache()`.
+        What is kept belongs to a node's name in graphs of one name, and to its function by module and name.
+    ttl: seconds after which it is called again; None: never.
+
+    Needs `compile(cache=...)`. Kept once the task's row is durable. Not kept: errors, custom events, what was written
+    through `runtime.connection`, and the results of nodes that have asked or waited with `interrupt`,
+    `runtime.sleep` or `runtime.wait_for`.
+    """
+
+    key_func: KeyT | None = None
+    ttl: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ttl is not None and not self.ttl > 0:
+            raise ArgumentError(argument="ttl", problem=f"{self.ttl!r} is not positive", fix="Give seconds, or None.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +297,9 @@ class Node:
     branches: tuple[Branch, ...] = ()
     joins: tuple[Join, ...] = ()
     defer: bool = False
-    retry: tuple[RetryPolicy, ...] = ()  # the first that matches the error counts
+    retry: tuple[RetryPolicy, ...] | None = None  # the first that matches the error counts; None: not said
     timeout: TimeoutPolicy | None = None
+    cache: CachePolicy[Any] | None = None
     error_handler: str | None = None  # the node that takes over when this one has failed for good
     destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -297,6 +336,7 @@ class Task(NamedTuple):
     triggers: tuple[str, ...]  # LangGraph's names: "branch:to:<node>" or "join:<sources>:<node>"
     arg: Any = MISSING  # a Send's payload; MISSING: the task reads the state
     seed: str = ""  # thread and id at its planning: names its questions, also in forks and after going back in time
+    timeout: TimeoutPolicy | None = None  # of a Send, in place of the node's
 
 
 class Question(NamedTuple):

@@ -11,7 +11,7 @@ The body of a row is a dictionary:
     apply      at a barrier, {key: operation} for channels whose reducer is replayable
     results    at a barrier, {key: value} for channels whose reducer is user code
     starts     in the first row of a run, {key: value} that reducers start from; set before the update
-    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers, seed, asked}
+    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, timeout, triggers, seed, asked}
     parent     at the end of a subgraph's run, {update, goto} for the graph above it
     nodes      in an update row, those whose updates it holds, if there are several
     joins      at a barrier, {join: sources seen so far} for joins that still wait
@@ -27,6 +27,7 @@ The body of a row is a dictionary:
     below      rows of subgraphs that were written while the task ran: [rows before it, number, thread, from, to]
     result     of a @task that a node called, what it returned; such a row's task is "<task>/<number of the call>"
     attempt    which attempt of the task this is, from 1
+    cached     True if the node or @task was not called: its update or result came from the cache
     failures   errors of the attempts before it in this run: {error, started, finished}
     started    when that attempt began
     run        in the first row of a run: its metadata and tags
@@ -58,7 +59,7 @@ from durable_graph.core.model import (
     Task,
     Wait,
 )
-from durable_graph.core.schema import as_mapping
+from durable_graph.core.schema import as_mapping, is_coroutine
 from durable_graph.errors import (
     InvalidUpdateError,
     ParentCommand,
@@ -67,6 +68,7 @@ from durable_graph.errors import (
 )
 
 HANDLER = "__error_handler__"  # LangGraph's prefix: "<prefix><node>" took a failed node's task over
+DEFAULT_HANDLER = "__default_error_handler__"  # the node that does so for all without one of their own
 
 Body = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]] | None
@@ -263,7 +265,7 @@ class Position:
             self.calls.setdefault(caller, {})[int(number)] = (row.node, body["result"])
             return False
         self.done[row.task] = body.get("update")
-        if row.node.startswith(HANDLER):
+        if row.node.startswith((HANDLER, DEFAULT_HANDLER)):
             self.tasks = tuple([t._replace(node=row.node) if t.id == row.task else t for t in self.tasks])
         if "goto" in body:
             self.gotos[row.task] = body["goto"]
@@ -471,7 +473,8 @@ def _planned(thread_id: str, task_id: str, entry: Any) -> Task:
     if isinstance(entry, str):
         return Task(task_id, entry, (branch_to(entry),), MISSING, seed)
     triggers = tuple(entry.get("triggers", ("__send__",)))
-    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), entry.get("seed", seed))
+    arg, seed = entry.get("arg", MISSING), entry.get("seed", seed)
+    return Task(task_id, entry["node"], triggers, arg, seed, entry.get("timeout"))
 
 
 def _asked_before(step: int, entries: Sequence[Any]) -> dict[str, list[Question]]:
@@ -510,8 +513,16 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
         return None, []
     if type(output) is dict:
         return check_update(graph, f"Node {node!r}", output), []
+    updates, goto = taken_apart(graph, node, output)
+    return checked(graph, node, updates), goto
+
+
+def taken_apart(graph: Graph, node: str, output: Any) -> tuple[list[Mapping[str, Any]], Goto]:
+    """The updates and targets in what a node returned, as they are; raises InvalidUpdateError for what is neither."""
     updates: list[Mapping[str, Any]] = []
     goto: Goto = []
+    if output is None:
+        return updates, goto
     parts = output if isinstance(output, list | tuple) else (output,)
     if parts is output and not any(isinstance(part, Command) for part in parts):
         raise _not_an_update(f"Node {node!r}", output)
@@ -523,7 +534,12 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
             part = part.update
         if part is not None:
             updates += _mappings(graph, f"Node {node!r}", part)
-    return _folded([check_update(graph, f"Node {node!r}", update) for update in updates]), goto
+    return updates, goto
+
+
+def checked(graph: Graph, node: str, updates: Iterable[Mapping[str, Any]]) -> Update:
+    """A node's updates as its row records them."""
+    return _folded([check_update(graph, f"Node {node!r}", update) for update in updates])
 
 
 def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[str, Any]:
@@ -620,7 +636,17 @@ def check_targets(graph: Graph, source: str, targets: Sequence[Any]) -> Goto:
             raise _no_target(graph, source, "a Send cannot go to END")
         if not isinstance(name, str) or (name != END and (name not in graph.nodes or name == START)):
             raise _no_target(graph, source, f"there is no node {name!r}")
-    return [Send(t.node, detached(t.arg)) if isinstance(t, Send) else t for t in targets if t != END]
+        if isinstance(target, Send) and target.timeout is not None and not is_coroutine(graph.nodes[name].call):
+            raise RoutingError(
+                node=source,
+                problem=f"a Send to {name!r} has a timeout, but that node is no async function",
+                fix="A running plain function cannot be stopped: make it async, or leave the timeout out.",
+            )
+    return [_detached(target) if isinstance(target, Send) else target for target in targets if target != END]
+
+
+def _detached(send: Send) -> Send:
+    return Send(send.node, detached(send.arg), timeout=send.timeout)
 
 
 def _no_target(graph: Graph, source: str, problem: str) -> RoutingError:
@@ -800,7 +826,7 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
         body["deferred"] = deferred
     body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
     if sends:
-        body["next"] += [{"node": send.node, "arg": send.arg} for send in sends]
+        body["next"] += [_sent(send) for send in sends]
 
 
 def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
@@ -838,6 +864,11 @@ def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, li
 
 
 _BRANCH = "branch"  # a plain edge, a router or a Command, among the triggers of a node; else the name of a join
+
+
+def _sent(send: Send) -> dict[str, Any]:
+    entry = {"node": send.node, "arg": send.arg}
+    return entry if send.timeout is None else {**entry, "timeout": send.timeout}
 
 
 def _entry(name: str, triggers: list[str]) -> Any:
@@ -990,7 +1021,7 @@ def command_body(graph: Graph, position: Position, command: Command[Any]) -> Bod
         reduce_into(graph, position.values, [update], body)
     targets = check_targets(graph, "Command.goto", _targets(command.goto))
     if targets:
-        body["add"] = [{"node": t.node, "arg": t.arg} if isinstance(t, Send) else t for t in targets]
+        body["add"] = [_sent(target) if isinstance(target, Send) else target for target in targets]
     return body
 
 

@@ -26,6 +26,7 @@ from durable_graph.errors import ArgumentError
 
 RETURN = "__return__"
 INTERRUPT = "__interrupt__"
+METADATA = "__metadata__"  # LangGraph's: beside the node's name, in what did not come from a call of the node
 SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["source"]; else "loop"
 
 
@@ -168,11 +169,15 @@ def _updates(view: View, it: Emission) -> Iterator[Any]:
     if not isinstance(it, Recorded):
         return
     if "result" in it.body:
-        yield {it.row.node: detached(it.body["result"])}
+        yield {it.row.node: detached(it.body["result"]), **_remark(it)}
     elif it.row.kind == "task":
-        yield {it.row.node: view.update(it.body.get("update"))}
+        yield {it.row.node: view.update(it.body.get("update")), **_remark(it)}
     elif it.row.kind == "interrupt":
         yield {INTERRUPT: interrupts_of(it)}
+
+
+def _remark(it: Recorded) -> dict[str, Any]:
+    return {METADATA: {"cached": True}} if "cached" in it.body else {}
 
 
 def _values(view: View, it: Emission) -> Iterator[Any]:
@@ -215,6 +220,7 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
             if "result" in it.body
             else view.result(it.body.get("update")),
             "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
+            **_remark(it),
         }
 
 
@@ -270,6 +276,8 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
     )
     if "interrupts" in it.body:
         metadata["interrupts"] = interrupts_of(it)
+    if "cached" in it.body:
+        metadata["cached"] = True
     if "error" in it.body:
         metadata["error"] = dict(it.body["error"])
     return StreamEvent(

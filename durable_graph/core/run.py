@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from durable_graph.core.caching import Caching, Memo, node_namespace, task_namespace
 from durable_graph.core.chain import NO_PARENT, row_hash
 from durable_graph.core.changes import (
     Finder,
@@ -53,7 +54,7 @@ from durable_graph.core.effects import (
 )
 from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
 from durable_graph.core.job import run_call, run_entry, run_migration, run_node
-from durable_graph.core.model import END, START, Command, Graph, NodeError, StateUpdate, Task, Wait
+from durable_graph.core.model import END, START, CachePolicy, Command, Graph, NodeError, StateUpdate, Task, Wait
 from durable_graph.core.planner import (
     Body,
     Child,
@@ -91,7 +92,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Row, Signal, Thread, Transaction
+from durable_graph.store import Claim, Entry, Row, Signal, Thread, Transaction
 
 LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -132,6 +133,7 @@ class Call:
     base: Child | None = None  # and where a new input is put on, if it goes on from run to run
     root: str = ""  # for a call that is addressed to a subgraph: the thread above all
     inside: tuple[str, ...] = ()  # and the namespace below it; `step` is one of the subgraph's
+    caching: Caching | None = None  # for nodes with a cache policy
     link: Any = None  # for subgraphs of this run: see session.Link
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
@@ -156,6 +158,7 @@ class Run:
         self.remaining = call.recursion_limit  # supersteps, after the one at hand
         self.strange = False  # the rows that were read hold values of types that are not registered
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
+        self.fresh: list[Entry] = []  # for the cache, of rows that are or will be durable
 
     def steps(self) -> Effects:
         """The whole run. Raises what a node raised, after its siblings have been recorded and the lease given back."""
@@ -612,10 +615,19 @@ class Run:
                     yield from self._end(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
+            if self.fresh:
+                yield from self._keep()
             if (failures or self.stopped) and not winding_down:
                 winding_down = True
                 running -= len((yield Cancel()))
         return failures
+
+    def _keep(self) -> Effects:
+        """What the committed rows hold goes into the cache."""
+        assert self.call.caching is not None
+        cache, entries, self.fresh = self.call.caching.cache, self.fresh, []
+        now = iso((yield Now()))
+        yield Ask(lambda _: cache.keep(entries, now=now))
 
     def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
         """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
@@ -657,13 +669,28 @@ class Run:
     def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
-        job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
+        job.retry, job.handler, job.again = node.retry or (), node.error_handler, partial(self._job, task)
         job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        if node.cache is not None and self.call.caching is not None:
+            job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
         job.steps = run_node(self.graph, self.position, job, error)
         return job
 
+    def _memo(self, job: Job, policy: CachePolicy[Any], namespace: str) -> Memo:
+        assert self.call.caching is not None
+        first = job.attempt == 1
+        return Memo(self.call.caching, policy, namespace, job.task.node, self.call.thread_id, first)
+
     def _call_of(
-        self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
+        self,
+        caller: Job,
+        number: int,
+        name: str,
+        call: Callable[..., Any],
+        arg: Any,
+        retry: Any,
+        timeout: Any,
+        policy: CachePolicy[Any] | None,
     ) -> Any:
         """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
         if caller.ended:
@@ -680,6 +707,8 @@ class Run:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
             job.make_runtime, job.step = self._runtime, caller.step
+            if policy is not None and self.call.caching is not None:
+                job.memo = self._memo(job, policy, task_namespace(name, call))
             job.steps = run_call(call, arg, timeout, job)
             return job
 
@@ -820,9 +849,14 @@ class Run:
             body["failures"] = job.failures
         if job.attempt > 1 or kind != "task":
             body["attempt"] = job.attempt
+        if job.cached:
+            body["cached"] = True
         body["started"] = iso(item.started)
         recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
         self.segment[0] += 1
+        if job.memo is not None and kind == "task":
+            entry = job.memo.entry(item.finished)
+            self.fresh += [entry] if entry else []
         return recorded
 
     # --- rows ---------------------------------------------------------------------------------

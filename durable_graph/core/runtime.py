@@ -140,6 +140,12 @@ class Runtime(Generic[ContextT]):
         return number
 
     @property
+    def _has_asked(self) -> bool:
+        """Whether this task, or what it called, has asked or waited for somebody outside."""
+        is_call = "/" in self.task  # of a @task, which is given the answers of its node
+        return self._counts["questions"] > 0 or (bool(self._answers) and not is_call)
+
+    @property
     def idempotency_key(self) -> str:
         """The same text over all attempts of this task, and no other task's: give it to services that take one."""
         return f"{self.thread_id}/{self.task}"
