@@ -1,6 +1,6 @@
 """Graphs of plain functions whose every step is a committed row before anyone sees it."""
 
-from durable_graph.codec import Unregistered
+from durable_graph.codec import TypeHook, Unregistered
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
 from durable_graph.core.model import (
@@ -108,6 +108,7 @@ __all__ = [
     "ThreadExistsError",
     "ThreadNotFoundError",
     "TimeoutPolicy",
+    "TypeHook",
     "UnknownInterruptError",
     "Unregistered",
     "UnstorableValueError",

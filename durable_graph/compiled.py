@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
 
 from durable_graph import drivers
-from durable_graph.codec import Codec
+from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, places
 from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import merged
@@ -48,7 +48,7 @@ class CompiledGraph(Log, Generic[StateT]):
         config: Config | None = None,
         *,
         inherits: bool | None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
     ) -> None:
         super().__init__(False if store is None else store, key=key)
         self._graph = graph

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from durable_graph.codec import Codec, storable_types
+from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core import runtime
 from durable_graph.core.channels import Channel
@@ -19,6 +19,7 @@ from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import inherited, open_store
+from durable_graph.messages import message_types
 from durable_graph.store import Store
 
 P = ParamSpec("P")
@@ -102,7 +103,7 @@ class entrypoint:
         name: str | None = None,
         retry_policy: Retry = None,
         timeout: float | timedelta | TimeoutPolicy | None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
     ) -> None:
         self._checkpointer = checkpointer
@@ -123,7 +124,7 @@ class entrypoint:
             )
         graph = replace(_graph(name, function, self._retry, self._timeout), context=self._context)
         hints = getattr(function, "__annotations__", {})
-        types = [*_types(hints), *self._types]
+        types = without_doubles([*_types(hints), *self._types, *message_types()])
         store = open_store(self._checkpointer)
         return Workflow(
             graph, store, Codec([*RECORDED, *types]), self._key, inherits=inherited(self._checkpointer), types=types

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from durable_graph.codec import Codec, storable_types
+from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.address import RESERVED
 from durable_graph.core.channels import Channel, name_of
@@ -32,7 +32,7 @@ from durable_graph.core.planner import HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import inherited, open_store
-from durable_graph.messages import message_types
+from durable_graph.messages import decided, message_types
 from durable_graph.store import Store
 
 StateT = TypeVar("StateT")
@@ -237,7 +237,7 @@ class StateGraph(Generic[StateT]):
         interrupt_before: Sequence[str] | Literal["*"] | None = None,
         interrupt_after: Sequence[str] | Literal["*"] | None = None,
         name: str | None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
@@ -250,7 +250,8 @@ class StateGraph(Generic[StateT]):
         interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None)
         goes on. name: of the graph, as the log records it.
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
-            besides those that the schemas mention.
+            besides those that the schemas mention; a TypeHook for a class that is none of these. Those of subgraphs are
+            known without saying, and langchain-core's messages where the application has imported them.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
         aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
             reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
@@ -271,8 +272,7 @@ class StateGraph(Generic[StateT]):
             aliases=dict(aliases or {}),
         )
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
-        chat = message_types() if any(c.operation == "messages" for c in self.channels.values()) else []
-        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below, *chat]))
+        known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
         codec = Codec([*RECORDED, *known])
         _check_aliases(graph, codec)
         store, inherits = open_store(checkpointer), inherited(checkpointer)
@@ -331,7 +331,7 @@ class StateGraph(Generic[StateT]):
         return Graph(
             name,
             nodes,
-            dict(self.channels),
+            decided(self.channels),
             self._schemas[self.state_schema],
             self._schemas[self.input_schema],
             self._schemas[self.output_schema],

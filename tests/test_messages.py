@@ -15,7 +15,14 @@ from durable_graph import (
     MessagesState,
     StateGraph,
     add_messages,
+    messages,
 )
+
+
+@pytest.fixture(autouse=True)
+def without_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file of tests may have imported it. test_langchain.py shows in a process of its own how it is without."""
+    monkeypatch.setattr(messages, "langchain_is_used", lambda: False)
 
 
 def said(messages: list[Any]) -> list[tuple[str, str]]:

@@ -548,8 +548,6 @@ def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[st
 
 def _prepared(channel: Channel, where: str, value: Any) -> Any:
     assert channel.prepare is not None
-    if type(value) is Overwrite:
-        return detached(value)
     try:
         return channel.prepare(detached(value))
     except ValueError as error:
