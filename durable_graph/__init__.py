@@ -52,7 +52,7 @@ from durable_graph.errors import (
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
-from durable_graph.messages import MessagesState, add_messages
+from durable_graph.messages import MessagesState, add_messages, push_message
 from durable_graph.store import Thread
 
 __version__ = "0.1.0"
@@ -119,5 +119,6 @@ __all__ = [
     "get_runtime",
     "get_stream_writer",
     "interrupt",
+    "push_message",
     "task",
 ]

@@ -223,6 +223,9 @@ class _PlainView(View):
     def result(self, update: Update) -> dict[str, Any]:
         return {} if update is None else {END: self.update(update)}
 
+    def written(self, update: Update) -> Iterable[tuple[str, Any]]:
+        return [(key, value) for key, value in super().written(update) if key == RESULT]
+
     def input(self, task: Task, position: Position) -> Any:
         shown = super().input(task, position)
         return shown[INPUT] if isinstance(shown, dict) and INPUT in shown else shown

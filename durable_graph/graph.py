@@ -111,7 +111,8 @@ class StateGraph(Generic[StateT]):
 
         node: its name, or the function itself, which is then named after it.
         action: the function, sync or async. It takes the state, and if it has parameters of these names also
-            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command.
+            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command. Also a
+            compiled graph, or a runnable of langchain-core, which is invoked with the state and the config.
         defer: run it only when nothing else is left to run.
         metadata: remarks, for the picture.
         input_schema: what it receives, if not the state; by default the annotation of its first parameter.
@@ -361,6 +362,9 @@ class StateGraph(Generic[StateT]):
 
 def _named(node: Any, action: Any) -> tuple[str, Any]:
     call = action if isinstance(node, str) else node
+    runnable = hasattr(call, "invoke") and hasattr(call, "ainvoke") and not isinstance(call, CompiledGraph)
+    if runnable and not callable(call):
+        call = _Runnable(call)
     if not callable(call) and not isinstance(call, CompiledGraph):
         raise DrawingError(
             problem=f"the node {node!r} has no function" if isinstance(node, str) else f"{node!r} is no function",
@@ -370,6 +374,20 @@ def _named(node: Any, action: Any) -> tuple[str, Any]:
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call
+
+
+class _Runnable:
+    """A chain or model of langchain-core as a node: it has a form for each way of calling."""
+
+    def __init__(self, runnable: Any) -> None:
+        self._runnable = runnable
+        self.name = runnable.get_name() if hasattr(runnable, "get_name") else type(runnable).__name__
+
+    def __call__(self, state: Any, config: Any) -> Any:
+        return self._runnable.invoke(state, config)
+
+    async def acall(self, state: Any, config: Any) -> Any:
+        return await self._runnable.ainvoke(state, config)
 
 
 def _no_call(*_: Any) -> None:

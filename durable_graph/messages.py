@@ -26,6 +26,7 @@ from durable_graph.core.channels import (
     message_field,
     unknown_removals,
 )
+from durable_graph.core.runtime import get_runtime
 from durable_graph.errors import ArgumentError
 
 Format = Literal["langchain-openai", "dict"]
@@ -152,6 +153,25 @@ def _added(old: list[Any], new: list[Any]) -> list[Any]:
 
 add_messages.prepare = prepared  # type: ignore[attr-defined]
 declare_replayable(add_messages, "messages")
+
+
+def push_message(message: Any, *, state_key: str | None = "messages") -> Any:
+    """Show a message at once to those who stream in the mode "messages", from a node that is running.
+
+    message: in any form that add_messages takes, with an id. Several with one id are the parts of one message.
+    state_key: write it to this list of messages too, when the node ends; of several with one id the last. None:
+        only show it, as a part of what the node will return.
+
+    What was shown is recorded with the node's row. Returns the message. Raises CallError outside of a node;
+    ArgumentError if the message has no id; UnstorableValueError.
+    """
+    ear = get_runtime()._ear
+    name = message.get("id") if isinstance(message, dict) else getattr(message, "id", None)
+    if not isinstance(name, str) or not name:
+        raise ArgumentError(argument="message", problem=f"{message!r} has no id", fix="Give it one: parts go by it.")
+    (shown,) = prepared(message)
+    ear.push(shown, name, state_key)
+    return shown
 
 
 class MessagesState(TypedDict):

@@ -21,11 +21,11 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 FLOORS = (  # lowest first
     {"core", "errors"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"},
-    {"messages"},
+    {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
     {"core.picture", "core.planner", "core.runtime", "store", "store.databases"},
-    {"core.changes", "core.effects", "core.verify"},
+    {"core.changes", "core.effects", "core.verify", "messages"},
     {"core.history", "core.job", "core.projection"},
     {"core.run", "store.memory", "store.migrate", "store.sql"},
     {"drivers"},

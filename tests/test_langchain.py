@@ -6,7 +6,6 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from graphs import Runner, new_thread
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -23,6 +22,7 @@ from langchain_core.messages import (
 from durable_graph import (
     REMOVE_ALL_MESSAGES,
     START,
+    ChangedGraphError,
     InvalidUpdateError,
     Log,
     MessagesState,
@@ -34,6 +34,7 @@ from durable_graph import (
     add_messages,
     entrypoint,
 )
+from tests.graphs import Runner, new_thread
 
 EVERY_KIND: list[BaseMessage] = [
     HumanMessage([{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "u"}}], name="eve"),
@@ -292,12 +293,17 @@ def test_a_class_of_the_applications_own(run: Runner) -> None:
 
 
 def test_placeholders_are_replaced_and_removed_too(run: Runner) -> None:
-    """Without its class a message is still known by its id."""
+    """Without its class a message is still known by its id. No node gets to see one."""
     config = new_thread()
     graph = run.compile(chat(run, [Own("a", id="1"), Own("b", id="2")]), types=[Own])
     run.call(graph, "invoke", {"messages": []}, config)
-    later = run.compile(chat(run, [HumanMessage("A", id="1"), RemoveMessage(id="2")]))
-    assert run.call(later, "invoke", {"messages": []}, config)["messages"] == [HumanMessage("A", id="1")]
+    later = run.compile(chat(run, "c"))
+    with pytest.raises(ChangedGraphError, match=r"Own.*types="):
+        run.call(later, "invoke", {"messages": []}, config)
+    update = {"messages": [HumanMessage("A", id="1"), RemoveMessage(id="2")]}
+    run.call(later, "update_state", config, update, as_node="n0")
+    assert run.call(later, "get_state", config).values["messages"] == [HumanMessage("A", id="1")]
+    assert len(run.call(later, "invoke", {"messages": []}, config)["messages"]) == 2
 
 
 # --- dicts where langchain-core is not used ----------------------------------------------------
@@ -323,7 +329,7 @@ DICTS = """if True:
 
 
 def test_without_langchain_messages_are_dicts(sqlite_url: str, script: Any) -> None:
-    from conftest import finished
+    from tests.conftest import finished
 
     told = finished(script(DICTS, sqlite_url, "also"))
     assert told.splitlines()[0] == "[('user', 'hi'), ('assistant', 'HI'), ('tool', 'x')]"
@@ -356,7 +362,7 @@ LATE = """if True:
 
 
 def test_langchain_that_is_imported_after_compiling(sqlite_url: str, script: Any) -> None:
-    from conftest import finished
+    from tests.conftest import finished
 
     first, second = finished(script(LATE, sqlite_url)).splitlines()
     assert "compile(types=[AIMessage])" in first

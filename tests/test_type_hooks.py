@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import pytest
-from graphs import Runner, new_thread
 
 from durable_graph import (
     START,
     ArgumentError,
+    ChangedGraphError,
     Log,
     StateGraph,
     TypeHook,
@@ -18,6 +18,7 @@ from durable_graph import (
     UnstorableValueError,
     entrypoint,
 )
+from tests.graphs import Runner, new_thread
 
 
 class Money:
@@ -77,12 +78,17 @@ def test_a_log_without_the_hook_shows_what_was_written(run: Runner) -> None:
     assert run.call(Log(run.url), "verify", config).ok
 
 
-def test_placeholders_are_written_again_as_they_were(run: Runner) -> None:
-    """A graph that does not know the class passes its values on."""
+def test_a_thread_needs_the_hook_to_go_on(run: Runner) -> None:
+    """No node is given a placeholder; what is written meanwhile leaves the old value as it was."""
     config = new_thread()
     run.call(run.compile(shop(run), types=[MONEY]), "invoke", {"price": PRICE}, config)
-    run.call(run.compile(shop(run)), "invoke", {"paid": None}, config)
-    assert run.call(Log(run.url, types=[MONEY]), "get_state", config).values["paid"] == PRICE
+    lost = run.compile(shop(run))
+    with pytest.raises(ChangedGraphError, match=r"Money.*types="):
+        run.call(lost, "invoke", {"paid": None}, config)
+    run.call(lost, "update_state", config, {"paid": None}, as_node="pay")
+    found = run.compile(shop(run), types=[MONEY])
+    assert run.call(found, "get_state", config).values == {"price": PRICE, "paid": None}
+    assert run.call(found, "invoke", {"paid": None}, config)["paid"] == PRICE
 
 
 def test_without_the_hook_writing_is_refused(run: Runner) -> None:
