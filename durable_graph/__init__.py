@@ -1,6 +1,6 @@
 """Graphs of plain functions whose every step is a committed row before anyone sees it."""
 
-from durable_graph.codec import Unregistered
+from durable_graph.codec import TypeHook, Unregistered
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
 from durable_graph.core.model import (
@@ -53,7 +53,7 @@ from durable_graph.errors import (
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
-from durable_graph.messages import MessagesState, add_messages
+from durable_graph.messages import MessagesState, add_messages, push_message
 from durable_graph.store import Cache, Entry, Thread
 from durable_graph.store.memory import InMemoryCache
 
@@ -114,6 +114,7 @@ __all__ = [
     "ThreadExistsError",
     "ThreadNotFoundError",
     "TimeoutPolicy",
+    "TypeHook",
     "UnknownInterruptError",
     "Unregistered",
     "UnstorableValueError",
@@ -124,5 +125,6 @@ __all__ = [
     "get_runtime",
     "get_stream_writer",
     "interrupt",
+    "push_message",
     "task",
 ]

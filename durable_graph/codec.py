@@ -106,15 +106,66 @@ class Unregistered:
         return hash((self.name, frozenset(item for item in items if type(item[1]) in _PLAIN)))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TypeHook:
+    """How values of one class are stored that is no dataclass, pydantic model, enum or named tuple, or has moved.
+
+    Given as one of `types=` to `compile`, `entrypoint` or `Log`, where it goes before the bare class.
+
+    type: values of exactly this class, not of its subclasses.
+    encode: takes a value, returns something storable that says all about it; called when a row is written.
+    decode: takes that, returns a value equal to the first; called when a row is read.
+    name: under which its values are found in the log, by default "module:Class". A class that was moved or renamed
+        reads its old values under its old name; then encode and decode may be left out.
+
+    Raises ArgumentError for what is no class of yours, or only one of encode and decode. Without the hook, values read
+    as `Unregistered` placeholders with what `encode` returned.
+    """
+
+    type: type[Any]
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_class(self.type) or _is_builtin(self.type):
+            raise _bad_type(self.type, "is no class that can be registered", "Give a class that you have defined.")
+        for function in (self.encode, self.decode):
+            if function is not None and not callable(function):
+                raise _bad_type(self.type, f"has {function!r} for a function", "Give functions of one argument.")
+        _registered(self.type, self.name, self.encode, self.decode)
+
+
+Storable = type[Any] | TypeHook  # what `types=` takes
+
+
+def without_doubles(types: Iterable[Storable]) -> list[Storable]:
+    """Each once, and a hook instead of its bare class. Hooks come first."""
+    given = list(types)
+    hooks: list[TypeHook] = []
+    for each in given:
+        if isinstance(each, TypeHook) and each not in hooks:
+            hooks.append(each)
+    hooked = {hook.type for hook in hooks}
+    return [*hooks, *dict.fromkeys(each for each in given if not isinstance(each, TypeHook) and each not in hooked)]
+
+
 class Codec:
     """Encodes and decodes values, knowing the builtin types and those registered with it."""
 
-    def __init__(self, types: Iterable[type] = ()) -> None:
+    def __init__(self, types: Iterable[Storable] = ()) -> None:
         self._reader = _Reader({})
         self._fast = _Writer(_PLAIN, _LOWER, _BY_TYPE)
         self._careful = _Writer(_SMALL, {**_LOWER, **_LOWER_CAREFULLY}, _BY_TYPE)
-        for each in types:
-            self.register(each)
+        for each in without_doubles(types):
+            if isinstance(each, TypeHook):
+                self.register(each.type, name=each.name, encode=each.encode, decode=each.decode)
+            else:
+                self.register(each)
+
+    def knows(self, kind: type) -> bool:
+        """Whether values of this registered type can be stored."""
+        return kind in self._fast.kinds
 
     def register(
         self,
@@ -834,7 +885,7 @@ def _registered(kind: type, name: str | None, encode: Any, decode: Any) -> _Kind
         return _Kind("custom", kind, lambda value: {"v": encode(value)}, lambda v: decode(v), name)
     problem = _why_not(kind)
     if problem:
-        raise _bad_type(kind, problem, "Register it with an encode and a decode function.")
+        raise _bad_type(kind, problem, "Register it with an encode and a decode function: TypeHook(...).")
     return next(make for applies, make in _MAKERS if applies(kind))(kind, name)
 
 
@@ -1106,7 +1157,7 @@ def _has_builtin_base(kind: type) -> bool:
     return any(_is_builtin(each) for each in kind.__mro__)
 
 
-_OR_REGISTER = "Or register its type with an encode and a decode function."
+_OR_REGISTER = "Or register its type with compile(types=[TypeHook(type, encode, decode)])."
 _DESCRIBE = "Store plain data that describes it. " + _OR_REGISTER
 _TOO_DEEP = (f"it is nested deeper than {MAX_DEPTH} levels", "Flatten it, or store it as text.")
 

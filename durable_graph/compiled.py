@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Generic, TypeVar, Unpack
 
 from durable_graph import drivers
-from durable_graph.codec import Codec
+from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, places
 from durable_graph.core.caching import node_namespace
 from durable_graph.core.channels import Channel, detached
@@ -49,7 +49,7 @@ class CompiledGraph(Log, Generic[StateT]):
         config: Config | None = None,
         *,
         inherits: bool | None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         cache: Cache | bool | None = None,
         debug: bool = False,
     ) -> None:

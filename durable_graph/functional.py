@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from durable_graph.codec import Codec, storable_types
+from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core import runtime
 from durable_graph.core.caching import task_namespace
@@ -32,6 +32,7 @@ from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.drivers import in_thread
 from durable_graph.errors import DrawingError
 from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse
+from durable_graph.messages import message_types
 from durable_graph.store import Cache, Store
 
 P = ParamSpec("P")
@@ -140,7 +141,7 @@ class entrypoint:
         timeout: float | timedelta | TimeoutPolicy | None = None,
         *,
         name: str | None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
     ) -> None:
         refuse("entrypoint()", store=(store, NO_STORE))
@@ -165,7 +166,7 @@ class entrypoint:
         graph = _graph(name, function, self._retry, self._timeout, self._cache_policy)
         graph = replace(graph, context=self._context)
         hints = getattr(function, "__annotations__", {})
-        types = [*_types(hints), *self._types]
+        types = without_doubles([*_types(hints), *self._types, *message_types()])
         store = open_store(self._checkpointer)
         return Workflow(
             graph,
@@ -292,6 +293,9 @@ class _PlainView(View):
 
     def result(self, update: Update) -> dict[str, Any]:
         return {} if update is None else {END: self.update(update)}
+
+    def written(self, update: Update) -> Iterable[tuple[str, Any]]:
+        return [(key, value) for key, value in super().written(update) if key == RESULT]
 
     def input(self, task: Task, position: Position) -> Any:
         shown = super().input(task, position)

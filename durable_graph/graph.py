@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from durable_graph.codec import Codec, storable_types
+from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.address import RESERVED
 from durable_graph.core.channels import Channel, name_of
@@ -33,7 +33,7 @@ from durable_graph.core.planner import DEFAULT_HANDLER, HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse
-from durable_graph.messages import message_types
+from durable_graph.messages import decided, message_types
 from durable_graph.store import Cache, Store
 
 StateT = TypeVar("StateT")
@@ -138,7 +138,8 @@ class StateGraph(Generic[StateT]):
 
         node: its name, or the function itself, which is then named after it.
         action: the function, sync or async. It takes the state, and if it has parameters of these names also
-            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command.
+            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command. Also a
+            compiled graph, or a runnable of langchain-core, which is invoked with the state and the config.
         defer: run it only when nothing else is left to run.
         metadata: remarks, for the picture.
         input_schema: what it receives, if not the state; by default the annotation of its first parameter.
@@ -275,7 +276,7 @@ class StateGraph(Generic[StateT]):
         debug: bool = False,
         name: str | None = None,
         transformers: None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
@@ -292,7 +293,8 @@ class StateGraph(Generic[StateT]):
         interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None)
         goes on. debug: print all that happens. name: of the graph, as the log records it.
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
-            besides those that the schemas mention.
+            besides those that the schemas mention; a TypeHook for a class that is none of these. Those of subgraphs are
+            known without saying, and langchain-core's messages where the application has imported them.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
         aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
             reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
@@ -319,8 +321,7 @@ class StateGraph(Generic[StateT]):
             aliases=dict(aliases or {}),
         )
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
-        chat = message_types() if any(c.operation == "messages" for c in self.channels.values()) else []
-        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below, *chat]))
+        known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
         codec = Codec([*RECORDED, *known])
         _check_aliases(graph, codec)
         opened, inherits = open_store(checkpointer), inherited(checkpointer)
@@ -382,7 +383,7 @@ class StateGraph(Generic[StateT]):
         return Graph(
             name,
             nodes,
-            dict(self.channels),
+            decided(self.channels),
             self._schemas[self.state_schema],
             self._schemas[self.input_schema],
             self._schemas[self.output_schema],
@@ -456,6 +457,9 @@ def _check_stoppable(name: str, call: Any) -> None:
 
 def _named(node: Any, action: Any) -> tuple[str, Any]:
     call = action if isinstance(node, str) else node
+    runnable = hasattr(call, "invoke") and hasattr(call, "ainvoke") and not isinstance(call, CompiledGraph)
+    if runnable and not callable(call):
+        call = _Runnable(call)
     if not callable(call) and not isinstance(call, CompiledGraph):
         raise DrawingError(
             problem=f"the node {node!r} has no function" if isinstance(node, str) else f"{node!r} is no function",
@@ -465,6 +469,20 @@ def _named(node: Any, action: Any) -> tuple[str, Any]:
     if not name:
         raise DrawingError(problem=f"the node {call!r} has an empty name", fix="Write add_node(name, function).")
     return name, call
+
+
+class _Runnable:
+    """A chain or model of langchain-core as a node: it has a form for each way of calling."""
+
+    def __init__(self, runnable: Any) -> None:
+        self._runnable = runnable
+        self.name = runnable.get_name() if hasattr(runnable, "get_name") else type(runnable).__name__
+
+    def __call__(self, state: Any, config: Any) -> Any:
+        return self._runnable.invoke(state, config)
+
+    async def acall(self, state: Any, config: Any) -> Any:
+        return await self._runnable.ainvoke(state, config)
 
 
 def _no_call(*_: Any) -> None:

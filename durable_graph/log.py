@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
-from durable_graph.codec import Codec
+from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, thread_of, way_down
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
@@ -23,6 +23,7 @@ from durable_graph.core.projection import Address, Shaper, View, empty_snapshot,
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
+from durable_graph.messages import message_types
 from durable_graph.store import Cache, Store, Thread
 
 Config = Mapping[str, Any]
@@ -82,7 +83,7 @@ class Log:
     """The threads in a database.
 
     url: a SQLAlchemy URL of SQLite or Postgres; None: $DURABLE_GRAPH_URL, else durable_graph.db in the working
-    directory. types: dataclasses, pydantic models, enums and named tuples to read back as themselves.
+    directory. types: dataclasses, pydantic models, enums, named tuples and TypeHooks to read back as themselves.
     key: of the hash chain, if it has one; by default $DURABLE_GRAPH_KEY.
     """
 
@@ -90,11 +91,11 @@ class Log:
         self,
         url: str | Store | bool | None = None,
         *,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
     ) -> None:
         self._store = open_store(url)
-        self._codec = Codec([*RECORDED, *types])
+        self._codec = Codec([*RECORDED, *types, *message_types()])
         self._key = _key(key)
         self._config: Config | None = None
         self._view = View()

@@ -26,11 +26,12 @@ from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph
 from durable_graph.core.planner import Child
-from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrupts
+from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
+from durable_graph.messages import langchain_is_used, message_types
 from durable_graph.store import Cache, Store
 
 
@@ -164,7 +165,22 @@ class Session:
         """Whether something has to get out while a node runs: then even a single one runs beside us."""
         above = self._link.shaper
         modes = {*self._shaper.modes, *above.modes}
-        return "custom" in modes or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+        return bool(modes & SPOKEN) or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+
+    def _surround(self, config: dict[str, Any], ear: Any) -> Any:
+        """langchain-core's callbacks for a node, if the application uses it: they hear what chat models say."""
+        from durable_graph import langchain
+
+        return langchain.surrounded(config, ear if self._listens else None)
+
+    @property
+    def _listens(self) -> bool:
+        """Whether somebody wants to see messages while they are made. If nobody does, models are not made to stream."""
+        above = self._link.shaper
+        modes = {*self._shaper.modes, *self._printer.modes}
+        if self._caller is None or above.subgraphs:
+            modes |= {*above.modes}
+        return "messages" in modes and (self._parts.store is None or all(map(self._parts.codec.knows, message_types())))
 
     @property
     def _workers(self) -> int | None:
@@ -185,6 +201,7 @@ class Session:
             announce=bool(ANNOUNCED & {*self._shaper.modes, *self._link.shaper.modes}),
             caching=self._caching,
             link=self._link,
+            surround=self._surround if langchain_is_used() else None,
             now=lambda: drivers.clock(),
             owner=owner,
             alive=leases.alive,
@@ -247,7 +264,10 @@ def given_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | Non
     if caller is None:
         return read_config(config, base)
     configurable = {key: value for key, value in caller.config["configurable"].items() if key not in PLACES}
-    return read_config(config, {**caller.config, **(base or {}), "configurable": configurable})
+    given = read_config(config, {**caller.config, **(base or {}), "configurable": configurable})
+    above = caller.config["metadata"]
+    own = {key: value for key, value in given.metadata.items() if key not in PLACE or above.get(key) != value}
+    return replace(given, metadata=own)
 
 
 def _checked(options: Options) -> Options:

@@ -41,6 +41,7 @@ from durable_graph import (
 )
 from durable_graph.cache import Forgiving
 from durable_graph.core.caching import Caching
+from durable_graph.core.channels import message_field
 from durable_graph.core.history import load
 from durable_graph.core.run import Call, Run
 from durable_graph.store import Cache
@@ -214,8 +215,8 @@ def test_messages_get_ids_of_their_own_each_time(run: Runner) -> None:
     for _ in range(3):
         run.invoke(graph, {"messages": [("user", "hi")]}, config)
     messages = run.get_state(graph, config).values["messages"]
-    assert [message["content"] for message in messages] == ["hi", "hello"] * 3
-    assert len({message["id"] for message in messages}) == 6
+    assert [message_field(message, "content") for message in messages] == ["hi", "hello"] * 3
+    assert len({message_field(message, "id") for message in messages}) == 6
     assert calls == [1]
 
 

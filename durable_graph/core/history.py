@@ -6,18 +6,20 @@ again in the order in which it was lived, as the same `Recorded`, `Shown` and `B
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.address import Place, place_of, places, thread_of, way_down
 from durable_graph.core.channels import Values
-from durable_graph.core.effects import Begun, Below, Recorded, Shown
+from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
-from durable_graph.core.planner import Body, Later, Position
+from durable_graph.core.planner import Body, Later, Position, task_of
+from durable_graph.core.tokens import parts_of
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
 from durable_graph.store import Row, Store
 
-Told = Recorded | Shown | Begun | Below
+Told = Recorded | Shown | Token | Begun | Below
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
 
 
@@ -224,11 +226,22 @@ def walk(store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until
     position = Position(thread_id)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
-    below = _Subgraphs(store, codec)
+    below, before = _Subgraphs(store, codec), _begun(store, codec, thread_id, after)
     rows = store.rows(thread_id, after=after, until=until)
     for segment in _segments((row, decode_body(codec, row)) for row in rows):
         position = _at_parent(store, codec, position, segment[0][0])
-        yield from _retell(position, segment, below)
+        yield from _retell(position, segment, below, before)
+        before = 0
+
+
+def _begun(store: Store, codec: Decoder, thread_id: str, step: int) -> int:
+    """How many rows of its superstep a run had written up to this step, if the superstep had not ended with it."""
+    count = 0
+    for row in store.rows(thread_id, until=step, newest_first=True) if step >= 0 else ():
+        if row.kind in RUN_STARTS or "next" in decode_body(codec, row):
+            break
+        count += 1
+    return count
 
 
 def _unknown(store: Store, thread_id: str) -> Position:
@@ -284,27 +297,54 @@ class _Subgraphs:
                 return
 
 
-def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs) -> Iterator[Told]:
+def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs, before: int = 0) -> Iterator[Told]:
+    """`before`: rows of the same run in the same superstep that come before this segment."""
     marks = sorted(
         (
-            (*mark[:2], row, mark[2:])
-            for row, body in segment
-            for mark in (*body.get("custom", ()), *body.get("below", ()))
+            (min(max(rows - before, 0), place), number, row, told)
+            for place, (row, body) in enumerate(segment)
+            for rows, number, told in _marks(row, body, below)
         ),
         key=lambda mark: mark[:2],
     )
     if segment[0][0].task is not None:
         yield Begun(position, position.runnable)
-    tasks: dict[str | None, Task] = {task.id: task for task in position.tasks}
     for place, (row, body) in enumerate(segment):
         while marks and marks[0][0] <= place:
-            _, _, maker, mark = marks.pop(0)
-            if len(mark) == 1:
-                yield Shown(position, tasks[maker.task.partition("/")[0]], mark[0])
-            else:
-                yield from below.tell(maker, *mark)
+            _, _, maker, tell = marks.pop(0)
+            yield from tell(position, _task(position, maker))
+        task = _task(position, row) if row.task is not None else None
         changed = apply(position, row, body)
-        yield Recorded(position, row, body, changed, "next" in body)
+        yield Recorded(position, row, body, changed, "next" in body, task)
+
+
+_Mark = tuple[int, int, Callable[[Position, Task], Iterable[Told]]]
+
+
+def _marks(row: Row, body: Body, below: _Subgraphs) -> Iterator[_Mark]:
+    """What was shown while a row's task ran: after how many rows of the superstep, as which event, and what."""
+    for rows, number, data in body.get("custom", ()):
+        yield rows, number, partial(_custom, data)
+    for rows, number, *run in body.get("below", ()):
+        yield rows, number, partial(_below, below, row, run)
+    for rows, number, message, extra in parts_of(body.get("tokens", [])):
+        yield rows, number, partial(_token, message, extra)
+
+
+def _custom(data: Any, position: Position, task: Task) -> Iterator[Told]:
+    yield Shown(position, task, data)
+
+
+def _token(message: Any, extra: dict[str, Any], position: Position, task: Task) -> Iterator[Told]:
+    yield Token(position, task, message, extra)
+
+
+def _below(below: _Subgraphs, row: Row, run: list[Any], position: Position, task: Task) -> Iterator[Told]:
+    return below.tell(row, *run)
+
+
+def _task(position: Position, row: Row) -> Task:
+    return task_of(position, row.node or "", row.task or "")
 
 
 def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator[Told | None]:
@@ -314,13 +354,15 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     last, begins, below = after, True, _Subgraphs(store, codec)
+    before = _begun(store, codec, thread_id, after)
     while True:
         for row in store.rows(thread_id, after=last):
             body = decode_body(codec, row)
             position = _at_parent(store, codec, position, row)
-            told = _retell(position, [(row, body)], below)
+            told = _retell(position, [(row, body)], below, before)
             yield from told if begins else (it for it in told if not isinstance(it, Begun))
             last, begins = row.step, row.kind in RUN_STARTS or "next" in body
+            before = 0 if begins else before + 1
         yield None
 
 

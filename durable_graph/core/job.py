@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
+from contextvars import ContextVar, Token
 from typing import Any
 
 from durable_graph.core.caching import Memo
@@ -24,6 +25,7 @@ from durable_graph.core.planner import (
     interpret,
     router_state,
     taken_apart,
+    with_pushed,
 )
 from durable_graph.core.runtime import Runtime, current
 from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
@@ -38,10 +40,27 @@ def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
     return node.schema.given(position.values.share(), remaining)
 
 
+Entered = list[tuple[ContextVar[Any], Token[Any]]]
+
+
+def _enter(job: Job) -> Entered:
+    """Let what the node calls find the job's runtime."""
+    entered: Entered = [(current, current.set(job.runtime))]
+    if job.surrounds:
+        job.runtime()
+        entered += [(variable, variable.set(value)) for variable, value in job.variables]
+    return entered
+
+
+def _leave(entered: Entered) -> None:
+    for variable, token in entered:
+        variable.reset(token)
+
+
 def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
     """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
-    token = current.set(job.runtime)
+    entered = _enter(job)
     try:
         given = node_input(node, position, job.task.arg, job.remaining)
         if job.memo is not None:
@@ -53,12 +72,14 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
                 output = below.command
             update, goto = interpret(graph, node.name, output)
             goto = check_targets(graph, node.name, goto) if goto else goto
+        if job.pushed:
+            update = with_pushed(graph, node.name, job.pushed, update)
         if node.branches:
             goto = goto + (yield from _routes(graph, position.values, node, update, job))
         return update, goto
     finally:
         job.ended = True
-        current.reset(token)
+        _leave(entered)
 
 
 def _remembered(
@@ -85,7 +106,7 @@ def _remembered(
 
 def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
-    token = current.set(job.runtime)
+    entered = _enter(job)
     try:
         args, kwargs = arg
         memo: Memo | None = job.memo
@@ -100,12 +121,12 @@ def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: 
         return result
     finally:
         job.ended = True
-        current.reset(token)
+        _leave(entered)
 
 
 def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
-    token = current.set(job.runtime)
+    entered = _enter(job)
     try:
         goto = yield from _routes(graph, values, graph.nodes[node], update, job)
         return update, goto
@@ -116,7 +137,7 @@ def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job)
         ) from None
     finally:
         job.ended = True
-        current.reset(token)
+        _leave(entered)
 
 
 def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Steps:

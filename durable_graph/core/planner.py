@@ -25,6 +25,8 @@ The body of a row is a dictionary:
                the same for the tasks of that subgraph]}}
     custom     what the task sent to the stream writer: [rows before it, number, data]
     below      rows of subgraphs that were written while the task ran: [rows before it, number, thread, from, to]
+    tokens     messages that were shown in parts while the task ran: see core/tokens.py
+    seen       ids of messages that are no news when they are written: shown in parts, or in the task's input
     result     of a @task that a node called, what it returned; such a row's task is "<task>/<number of the call>"
     attempt    which attempt of the task this is, from 1
     cached     True if the node or @task was not called: its update or result came from the cache
@@ -44,8 +46,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from durable_graph.codec import Unregistered
 from durable_graph.core.address import place_of
-from durable_graph.core.channels import MISSING, Channel, Overwrite, Values, detached, overwritten, reduced, replayable
+from durable_graph.core.channels import (
+    MISSING,
+    Channel,
+    Overwrite,
+    Values,
+    detached,
+    is_removal,
+    overwritten,
+    reduced,
+    replayable,
+)
 from durable_graph.core.model import (
     END,
     START,
@@ -60,6 +73,7 @@ from durable_graph.core.model import (
     Wait,
 )
 from durable_graph.core.schema import as_mapping, is_coroutine
+from durable_graph.core.tokens import id_of
 from durable_graph.errors import (
     InvalidUpdateError,
     ParentCommand,
@@ -485,6 +499,16 @@ def _asked_before(step: int, entries: Sequence[Any]) -> dict[str, list[Question]
     }
 
 
+def task_of(position: Position, node: str, task_id: str) -> Task:
+    """The task that a row names, as long as its barrier has not been applied."""
+    if "/" in task_id:
+        return Task(task_id, node, ("__call__",))
+    place = task_id.rpartition(".")[2]
+    tasks = position.tasks[int(place) :] if place.isdecimal() else ()
+    known = tasks[0] if tasks else Task(task_id, node, ())
+    return known if known.node == node else known._replace(node=node)  # an error handler stands in for its node
+
+
 def _renamed(ids: Mapping[str, str], task: str) -> str:
     """A task's id, or that of a call below it, with the task's new id."""
     top, slash, rest = task.partition("/")
@@ -564,8 +588,6 @@ def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[st
 
 def _prepared(channel: Channel, where: str, value: Any) -> Any:
     assert channel.prepare is not None
-    if type(value) is Overwrite:
-        return detached(value)
     try:
         return channel.prepare(detached(value))
     except ValueError as error:
@@ -583,6 +605,13 @@ def _check_value(graph: Graph, where: str, key: str, value: Any) -> None:
             problem=f"the value for {key!r} does not fit the state's schema: {error}",
             fix="Return a value of the type that the schema names.",
         ) from error
+
+
+def with_pushed(graph: Graph, node: str, pushed: Mapping[tuple[str, str], Any], update: Update) -> Update:
+    """A node's update, with the messages in front that it has written while it ran."""
+    first = [check_update(graph, f"Node {node!r}", {key: message}) for (key, _), message in pushed.items()]
+    rest = update if isinstance(update, list) else [update] if update else []
+    return _folded([*first, *rest])
 
 
 def _mappings(graph: Graph, where: str, value: Any) -> list[Mapping[str, Any]]:
@@ -618,6 +647,48 @@ def _folded(updates: list[dict[str, Any]]) -> Update:
         return None
     merged = {key: value for update in updates for key, value in update.items()}
     return merged if len(merged) == sum(map(len, updates)) else updates
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+def messages_in(value: Any, chat: bool) -> Iterable[Any]:
+    """The messages in a write. chat: it is to a list of messages, where a dict is one; elsewhere only objects are."""
+    value = value.value if type(value) is Overwrite else value
+    items = value if isinstance(value, list | tuple) else (value,)
+    chat = chat and type(value) is list
+    return [item for item in items if (_is_message(item) or (chat and isinstance(item, dict))) and not is_removal(item)]
+
+
+def _is_message(item: Any) -> bool:
+    """Whether it is an object of langchain-core, without asking its class, which need not be registered here."""
+    fields = item.data if type(item) is Unregistered else getattr(item, "__dict__", None)
+    return isinstance(fields, dict) and "additional_kwargs" in fields and "content" in fields
+
+
+def known_messages(graph: Graph, position: Position, task: Task, update: Update) -> list[str]:
+    """The ids of those messages in an update that the task had been given: returned again, they are no news."""
+    chats = [key for key, channel in graph.channels.items() if channel.operation == "messages"]
+    written = [
+        name for key, value in pairs(update) for m in messages_in(value, key in chats) if (name := id_of(m)) is not None
+    ]
+    if not written:
+        return []
+    places = [position.values.places(key) for key in chats]
+    given = _given_messages(graph, position, task, update)
+    return [name for name in dict.fromkeys(written) if name in given or any(name in known for known in places)]
+
+
+def _given_messages(graph: Graph, position: Position, task: Task, update: Update) -> set[str | None]:
+    """Ids of messages outside of the lists of messages. Looks into no list that is longer than what is written."""
+    looked = []
+    replaced = {key for key, _ in pairs(update) if graph.channels[key].reducer is None}
+    for key, value in position.values.items():
+        if key in replaced or not isinstance(value, list | tuple):
+            looked.append(value)
+    if task.arg is not MISSING:
+        looked += task.arg.values() if isinstance(task.arg, dict) else [task.arg]
+    return {id_of(message) for value in looked for message in messages_in(value, True)} - {None}
 
 
 # --- where to go ------------------------------------------------------------------------------

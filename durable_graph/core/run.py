@@ -12,6 +12,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -39,6 +40,7 @@ from durable_graph.core.effects import (
     Begun,
     Cancel,
     Effect,
+    Emission,
     Emit,
     Finished,
     Job,
@@ -46,11 +48,13 @@ from durable_graph.core.effects import (
     Now,
     Recorded,
     Relayed,
+    Said,
     Save,
     Sent,
     Shown,
     Spawned,
     Start,
+    Token,
 )
 from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
 from durable_graph.core.job import run_call, run_entry, run_migration, run_node
@@ -65,13 +69,17 @@ from durable_graph.core.planner import (
     accept_update,
     command_body,
     input_body,
+    known_messages,
     parent_body,
     starts_of,
     task_body,
+    task_of,
     update_body,
 )
+from durable_graph.core.projection import NAMESPACE, task_metadata
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso
+from durable_graph.core.tokens import Tokens, id_of
 from durable_graph.errors import (
     ArgumentError,
     CallError,
@@ -98,6 +106,10 @@ LEASE_SECONDS = 60.0
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
 
 Effects = Generator[Effect, Any, None]
+
+
+# A node's config and what takes messages said in it -> the config as libraries complete it, and context variables.
+Surround = Callable[[dict[str, Any], Any], tuple[dict[str, Any], Sequence[tuple[ContextVar[Any], Any]]]]
 
 
 class Watch(Decoder, Protocol):
@@ -135,6 +147,7 @@ class Call:
     inside: tuple[str, ...] = ()  # and the namespace below it; `step` is one of the subgraph's
     caching: Caching | None = None  # for nodes with a cache policy
     link: Any = None  # for subgraphs of this run: see session.Link
+    surround: Surround | None = None  # puts what libraries look for around each node
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
@@ -488,6 +501,7 @@ class Run:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
         job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        job.surrounds = self.call.surround is not None
         job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
 
@@ -598,8 +612,8 @@ class Run:
                 if batch and (not isinstance(item, Finished) or item.job.parent is not None):
                     yield from self._commit(batch)  # what came before is saved and shown before
                     batch = []
-                if isinstance(item, Sent | Relayed):
-                    yield from self._show(item) if isinstance(item, Sent) else self._relay(item)
+                if isinstance(item, Sent | Said | Relayed):
+                    yield from self._show(item)
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
@@ -653,6 +667,7 @@ class Run:
         reply = item.job.reply
         if item.error is not None:
             yield from self._roll_back(item.job)
+            _hand_over(item.job, _caller(item.job))  # no row of its own will record what it has shown
             reply.set_exception(item.error)
             return
         try:
@@ -664,6 +679,9 @@ class Run:
             if isinstance(error, UnstorableValueError):
                 return  # the node's mistake, and the node hears of it
             raise
+        caller = _caller(item.job)
+        if item.job.tokens is not None and caller.tokens is not None:
+            caller.tokens.names |= item.job.tokens.names  # the node may return what its task has said
         reply.set_result(item.result)
 
     def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
@@ -673,6 +691,7 @@ class Run:
         job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
         if node.cache is not None and self.call.caching is not None:
             job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
+        job.surrounds = self.call.surround is not None
         job.steps = run_node(self.graph, self.position, job, error)
         return job
 
@@ -709,6 +728,7 @@ class Run:
             job.make_runtime, job.step = self._runtime, caller.step
             if policy is not None and self.call.caching is not None:
                 job.memo = self._memo(job, policy, task_namespace(name, call))
+            job.surrounds = self.call.surround is not None
             job.steps = run_call(call, arg, timeout, job)
             return job
 
@@ -744,7 +764,7 @@ class Run:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
         again.failures = [*job.failures, failure]
-        again.custom, again.below = job.custom, job.below
+        _hand_over(job, again)
         if job.parent is not None:
             again.reply = job.reply
         return again
@@ -757,10 +777,7 @@ class Run:
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
             if job.ended:
-                raise CallError(
-                    problem=f"the stream writer of node {job.task.node!r} was called after the node had ended",
-                    fix="Send custom events while the node runs; its row, which records them, is complete now.",
-                )
+                raise _too_late(job, "the stream writer")
             if self.codec is not None:
                 self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
             job.tell(Sent(job, detached(data)))
@@ -768,6 +785,8 @@ class Run:
         call = self.call
         top = job.task.id.partition("/")[0]
         given = self.position.answers.get(top, ())
+        ear = _Ear(self, job)
+        config = self._config(job, ear)
         return Runtime(
             call.context,
             write,
@@ -776,7 +795,7 @@ class Run:
             job.step,
             job.task.id,
             job.attempt,
-            call.config,
+            config,
             heartbeat=lambda: job.alive(),
             _now=call.now,
             _durable=self.codec is not None,
@@ -788,19 +807,40 @@ class Run:
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
             _below=lambda *shown: job.tell(Relayed(job, *shown)),
+            _ear=ear,
             _connect=partial(_connection_of, job),
             _holds=lambda: job.transaction is not None and job.transaction.exclusive,
         )
 
-    def _show(self, sent: Sent) -> Effects:
-        rows, number = self.segment
-        sent.job.custom.append([rows, number, sent.data])
+    def _config(self, job: Job, ear: _Ear) -> Mapping[str, Any]:
+        """The run's config with the node's place in its metadata, and with what libraries look for in it."""
+        call = self.call
+        above = call.link.ns if call.link is not None else ()
+        place = {**ear.place, NAMESPACE: "|".join((*above, ear.place[NAMESPACE]))}
+        config = {**call.config, "metadata": place}
+        if call.surround is not None:
+            config, job.variables = call.surround(config, ear)
+        return config
+
+    def _show(self, item: Sent | Said | Relayed) -> Effects:
+        """Show what a node says while it runs, and keep for replays when that was."""
+        job, (rows, number) = item.job, self.segment
+        if isinstance(item, Relayed):
+            yield from self._relay(item)
+            return
         self.segment[1] += 1
-        if (yield Emit(Shown(self.position, sent.job.task, sent.data))):
+        if isinstance(item, Sent):
+            job.custom.append([rows, number, item.data])
+            shown: Emission = Shown(self.position, job.task, item.data)
+        else:
+            assert job.tokens is not None
+            _, extra, _ = job.tokens.add(item.key, rows, number, item.message, item.extra)
+            shown = Token(self.position, job.task, item.message, extra)
+        if (yield Emit(shown)):
             self.stopped = True
 
     def _relay(self, item: Relayed) -> Effects:
-        """A subgraph has shown something: pass it on, and keep for replays when that was."""
+        """A subgraph has shown something."""
         if item.step is not None:
             self._mark_below(item.job, item.thread_id, item.step)
         if item.chunks and (yield Emit(item)):
@@ -837,7 +877,11 @@ class Run:
     def _result(self, item: Finished) -> Recorded:
         assert item.result is not None
         update, goto = item.result
-        return self._ended("task", item, task_body(self.graph, self.position, item.job.task, update, goto))
+        body = task_body(self.graph, self.position, item.job.task, update, goto)
+        known = known_messages(self.graph, self.position, item.job.task, update)
+        if known:
+            body["seen"] = known
+        return self._ended("task", item, body)
 
     def _ended(self, kind: str, item: Finished, body: Body) -> Recorded:
         job = item.job
@@ -845,6 +889,9 @@ class Run:
             body["custom"] = job.custom
         if job.below:
             body["below"] = job.below
+        if job.tokens is not None and job.tokens.names:
+            body["tokens"] = list(job.tokens.streams.values())
+            body["seen"] = [*dict.fromkeys([*job.tokens.names, *body.get("seen", ())])]
         if job.failures:
             body["failures"] = job.failures
         if job.attempt > 1 or kind != "task":
@@ -865,8 +912,9 @@ class Run:
         """Make the row and add it to the position. It is nobody's business before `_commit` has saved it."""
         position = self.position
         row = self._row(kind, node, task, body, iso(at), parent if parent >= 0 else None)
+        its_task = task_of(position, node, task) if node is not None and task is not None else None
         changed = position.apply(row, body)
-        return Recorded(position, row, body, changed, "next" in body)
+        return Recorded(position, row, body, changed, "next" in body, its_task)
 
     def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
@@ -943,6 +991,69 @@ class Run:
         claim = self._giving_back(iso(now))
         with suppress(StoreError):  # the lease runs out by itself; what brought us here matters more
             yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
+
+
+class _Ear:
+    """Takes the parts of messages that are said in a node, in the node's own thread."""
+
+    def __init__(self, run: Run, job: Job) -> None:
+        metadata = run.call.config.get("metadata", {})
+        self.place = task_metadata(metadata, run.call.thread_id, run.position.superstep + 1, job.task)
+        self._codec = run.codec
+        self._job = job
+        self._tokens = job.tokens = job.tokens or Tokens()
+
+    def part(self, key: Any, message: Any, metadata: Mapping[str, Any]) -> None:
+        """Show a part of a message; `key` is the same for all of them. Once the node has ended nobody listens.
+
+        Raises UnstorableValueError for what the row could not keep.
+        """
+        if self._job.ended:
+            return
+        place = self.place
+        extra = {k: v for k, v in metadata.items() if k not in _PLACES and (k not in place or place[k] != v)}
+        if self._codec is not None:
+            self._codec.encode([message, extra])
+        self.whole(id_of(message))
+        self._job.tell(Said(self._job, key, detached(message), detached(extra)))
+
+    def push(self, message: Any, name: str, key: str | None) -> None:
+        """Show a message or a part of it because the node says so, and write it to this key of the state."""
+        if self._job.ended:
+            raise _too_late(self._job, "push_message")
+        if key is not None and self._job.parent is not None:
+            raise CallError(
+                problem=f"push_message was to write to the state in the @task {self._job.task.node!r}",
+                fix="A task has no part in the state: give state_key=None, and let the node write the message.",
+            )
+        self.part(name, message, {})
+        if key is not None:
+            self._job.pushed[key, name] = message
+
+    def whole(self, name: str | None) -> None:
+        """The message with this id has been shown in parts: as a whole it is no news."""
+        if name is not None:
+            self._tokens.names[name] = None
+
+
+_PLACES = frozenset({NAMESPACE, "checkpoint_ns"})
+
+
+def _too_late(job: Job, what: str) -> CallError:
+    return CallError(
+        problem=f"{what} of node {job.task.node!r} was called after the node had ended",
+        fix="Call it while the node runs: its row, which records what was shown, is complete now.",
+    )
+
+
+def _hand_over(job: Job, to: Job) -> None:
+    """What a job that gets no row has shown is recorded with another's."""
+    to.custom, to.below = [*to.custom, *job.custom], [*to.below, *job.below]
+    if job.tokens is None:
+        return
+    to.tokens = to.tokens or Tokens()
+    here, there = (task_metadata({}, "", 0, each.task) for each in (job, to))
+    to.tokens.take_over(job.tokens, {key: value for key, value in here.items() if there[key] != value})
 
 
 class _Calls:

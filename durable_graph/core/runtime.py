@@ -49,6 +49,7 @@ class Runtime(Generic[ContextT]):
     _children: Mapping[str, Any] = field(default_factory=dict)  # where its subgraphs have got to, by their keys
     _pinned: Mapping[str, Any] | None = None  # and those that go on from run to run, after going back in time
     _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
+    _ear: Any = None  # takes parts of messages
     _connect: Callable[[bool], Any] | None = None  # begins the transaction of `connection`; True: to be awaited
 
     _holds: Callable[[], bool] = lambda: False  # its transaction keeps all other writers waiting
