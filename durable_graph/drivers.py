@@ -464,6 +464,8 @@ async def _settled(future: asyncio.Future[T]) -> T:
                 await asyncio.wait([future])
             except asyncio.CancelledError:
                 continue  # asked again: the thread still runs
+        if not future.cancelled():
+            future.exception()  # the cancellation counts; unread, asyncio would complain of it
         raise
 
 

@@ -377,6 +377,14 @@ class StateGraph(Generic[StateT]):
         joined = {(start, end) for starts, end in self.waiting_edges for start in starts}
         return sorted(self.edges | joined)
 
+    def _branches_of(self, node: str) -> tuple[Branch, ...]:
+        """The routers after a subgraph see the whole state, as in LangGraph, and not the part that it knows."""
+        branches = self.branches[node].values() if node in self.branches else ()
+        if node not in self._subgraphs:
+            return tuple(branches)
+        whole = self._schemas[self.state_schema]
+        return tuple(replace(branch, schema=branch.schema or whole) for branch in branches)
+
     def _freeze(self, name: str, migrate: Callable[[dict[str, Any]], Any] | None) -> Graph:
         entry = Node(START, _no_call, self._schemas[self.input_schema])
         nodes = {node.name: self._complete(node) for node in (entry, *self.nodes.values(), *self._default_handler())}
@@ -403,7 +411,7 @@ class StateGraph(Generic[StateT]):
         return replace(
             self._with_defaults(node),
             successors=tuple(sorted(end for start, end in self.edges if start == node.name)),
-            branches=tuple(self.branches[node.name].values()) if node.name in self.branches else (),
+            branches=self._branches_of(node.name),
             joins=tuple(joins),
         )
 

@@ -51,7 +51,8 @@ def place_of(above: str, node: str, task: str, thread_id: str) -> Place:
     """The place of the subgraph's thread `thread_id`, which was called by this task."""
     rest = thread_id.removeprefix(f"{above}/")
     if rest.startswith(f"{task}/"):
-        return Place(node, task, _number(rest.removeprefix(f"{task}/")))
+        scope, _, number = rest.rpartition("/")  # an error handler's is longer than its task's id
+        return Place(node, scope, _number(number))
     return Place(node, None, _number(rest.removeprefix(f"{node}/")))
 
 
@@ -84,5 +85,12 @@ def way_down(parts: Sequence[str]) -> list[tuple[str, ...]]:
 def thread_of(root: str, parts: Iterable[str]) -> str:
     """The thread of the subgraph's run at this namespace below the thread `root`."""
     for place in places(parts):
+        root = place.thread(root)
+    return root
+
+
+def above_of(root: str, parts: Iterable[str]) -> str:
+    """The thread of the graph above the subgraph at this namespace."""
+    for place in places(parts)[:-1]:
         root = place.thread(root)
     return root

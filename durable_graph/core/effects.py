@@ -80,6 +80,7 @@ class Job:
         "reply",
         "retry",
         "runtime_made",
+        "scope",
         "spawn",
         "step",
         "steps",
@@ -94,6 +95,7 @@ class Job:
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.scope = task.id  # of its calls, subgraphs and idempotency key: an error handler has its own
         self.make_runtime: Callable[[Job], Any]
         self.runtime_made: Any = None
         self.step = -1  # that it begins after

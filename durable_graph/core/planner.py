@@ -889,12 +889,14 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
             elif target != END:
                 _add(triggers, target, _BRANCH)
         for join in node.joins:
-            if join.target not in position.deferred:  # else it is complete, and waits for all others
-                joins.setdefault(join.name, set()).add(name)
-    if joins and (waiting := _release_joins(graph, joins, triggers)):
-        body["joins"] = waiting
+            joins.setdefault(join.name, set()).add(name)
+    complete = _complete_joins(graph, joins, triggers) if joins else {}
     if deferred := _hold_deferred(graph, position.deferred, triggers, bool(sends)):
         body["deferred"] = deferred
+    # a complete join whose target is held back stays complete: sources that come again count for nothing
+    waiting = {name: sorted(seen) for name, seen in joins.items() if complete.get(name, name) not in triggers}
+    if waiting:
+        body["joins"] = waiting
     body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
     if sends:
         body["next"] += [_sent(send) for send in sends]
@@ -906,17 +908,18 @@ def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
         seen.append(trigger)
 
 
-def _release_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Trigger the targets of complete joins; what the others have seen so far."""
+def _complete_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, str]:
+    """Trigger the targets of complete joins: {join: target}. Forgets joins that the drawing has lost."""
     joins = {join.name: join for node in graph.nodes.values() for join in node.joins}
-    waiting = {}
-    for name, sources in seen.items():
-        join = joins[name]
-        if sources >= join.sources:
+    complete = {}
+    for name in list(seen):
+        join = joins.get(name)
+        if join is None:
+            del seen[name]  # nothing waits for it
+        elif seen[name] >= join.sources:
             _add(triggers, join.target, name)
-        else:
-            waiting[name] = sorted(sources)
-    return waiting
+            complete[name] = join.target
+    return complete
 
 
 def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, list[str]], sends: bool) -> list[str]:

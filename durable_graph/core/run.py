@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from durable_graph.core.address import above_of
 from durable_graph.core.caching import Caching, Memo, node_namespace, task_namespace
 from durable_graph.core.chain import NO_PARENT, row_hash
 from durable_graph.core.changes import (
@@ -78,7 +79,7 @@ from durable_graph.core.planner import (
 )
 from durable_graph.core.projection import NAMESPACE, task_metadata
 from durable_graph.core.runtime import Runtime
-from durable_graph.core.times import iso
+from durable_graph.core.times import iso, seconds
 from durable_graph.core.tokens import Tokens, id_of
 from durable_graph.errors import (
     ArgumentError,
@@ -534,6 +535,7 @@ class Run:
         if thread is None:
             above, step = self.call.parent or (None, None)
             values.update(parent_thread_id=above, parent_step=step, created_at=at, metadata=b"{}")
+            values["called_by"] = above_of(self.call.root, self.call.inside) if self.call.inside else above
         return Claim(None if thread is None else thread.epoch, values)
 
     def _explain_fence(self, now: float) -> Effects:
@@ -633,7 +635,11 @@ class Run:
                 yield from self._keep()
             if (failures or self.stopped) and not winding_down:
                 winding_down = True
-                running -= len((yield Cancel()))
+                cancelled: Sequence[Job] = yield Cancel()
+                running -= len(cancelled)
+                given_up = [self._given_up(job) for job in cancelled if job.failures]
+                if given_up:
+                    yield from self._commit(given_up)
         return failures
 
     def _keep(self) -> Effects:
@@ -717,10 +723,10 @@ class Run:
                 problem=f"the @task {name!r} was called after node {caller.task.node!r} had ended",
                 fix="Call it while the node runs, and wait for its result: the node's row comes after its calls.",
             )
-        recorded = self.position.calls.get(caller.task.id, {}).get(number)
+        recorded = self.position.calls.get(caller.scope, {}).get(number)
         if recorded is not None:
             return self._recalled(caller, number, name, recorded)
-        task = Task(f"{caller.task.id}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
+        task = Task(f"{caller.scope}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
 
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
@@ -760,6 +766,7 @@ class Run:
             # questions of its own: it must not take the node's answers for its own
             taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{self._first_name(job.handler)}")
             again = self._job(taken_over, job.attempt, failed)
+            again.scope = f"{job.scope}/handler"
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
@@ -768,6 +775,14 @@ class Run:
         if job.parent is not None:
             again.reply = job.reply
         return again
+
+    def _given_up(self, job: Job) -> Recorded:
+        """The row of a task that was to be tried again and is not, as another one has failed for good."""
+        *job.failures, last = job.failures
+        job.attempt -= 1
+        error = {key: last[key] for key in ("type", "message", "traceback")}
+        ended = Finished(job, None, None, seconds(last["started"]), seconds(last["finished"]))
+        return self._ended("error", ended, {"error": error})
 
     def _first_name(self, node: str) -> str:
         """Of a node that was renamed while this thread lived: what was kept or asked under it is still found."""
@@ -793,7 +808,7 @@ class Run:
             call.thread_id,
             job.task.node,
             job.step,
-            job.task.id,
+            job.scope,
             job.attempt,
             config,
             heartbeat=lambda: job.alive(),
@@ -802,7 +817,7 @@ class Run:
             _seed=job.task.seed,
             _home=self._first_name(job.task.node),
             _answers={question.interrupt.id: answer for question, answer in given},
-            _children=self.position.children.get(job.task.id, {}),
+            _children=self.position.children.get(job.scope, {}),
             _pinned=self.position.pinned,
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
@@ -1129,6 +1144,7 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         "lease_since": None,
         "lease_expires_at": None,
         "wake_at": _wake_at(position),
+        "called_by": None,
         "created_at": at,
         "updated_at": at,
         "metadata": b"{}",

@@ -45,6 +45,7 @@ class Thread(NamedTuple):
     epoch: int  # grows by one with every claim
     parent_thread_id: str | None  # a fork's or a subgraph run's origin
     parent_step: int | None
+    called_by: str | None  # of a subgraph's run: the thread of the graph above it, with which it is deleted
     lease_owner: str | None  # who may append now
     lease_since: str | None
     lease_expires_at: str | None
@@ -174,7 +175,8 @@ class Store(Cache, Protocol):
         """Those that nobody has taken yet, oldest first."""
 
     def delete(self, thread_id: str) -> bool:
-        """Remove a thread with all its rows and snapshots; False if there was none."""
+        """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
+        none."""
 
     def transaction(self) -> Transaction:
         """Begin one. Raises CallError if this store has no connections to give."""

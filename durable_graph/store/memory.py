@@ -161,6 +161,8 @@ class MemoryStore:
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
         with self._lock:
+            for called in [name for name, thread in self._threads.items() if thread.called_by == thread_id]:
+                self.delete(called)
             self._rows.pop(thread_id, None)
             self._snapshots.pop(thread_id, None)
             self._signals.pop(thread_id, None)

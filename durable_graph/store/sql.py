@@ -163,7 +163,10 @@ class SqlStore:
     def _delete(self, database: Database, thread_id: str) -> bool:
         with database.transaction() as connection:
             connection.execute(database.begin)
-            found = [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
+            called = [name for (name,) in connection.execute(*self._sql.called.bind(thread_id=thread_id)).fetchall()]
+            for name in called:
+                self._remove(connection, name)
+            found = self._remove(connection, thread_id)
             connection.execute("COMMIT")
         return bool(found[0])
 
@@ -173,6 +176,9 @@ class SqlStore:
     def has(self, row: Row) -> bool:
         """Whether exactly this row is stored."""
         return list(self.rows(row.thread_id, after=row.step - 1, until=row.step)) == [row]
+
+    def _remove(self, connection: Any, thread_id: str) -> list[int]:
+        return [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
 
     # When a connection is lost, nobody knows whether the commit arrived. Then the same is tried again: if that is
     # refused although exactly this is stored, it was the first attempt that stored it.
@@ -490,6 +496,7 @@ class Statements:
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
         tables = (threads, checkpoints, snapshots, signals)
         self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
+        self.called = self._called()
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
         self.newest_rows = self._page(newest_first=True)
@@ -505,6 +512,13 @@ class Statements:
         self.threads = cache(self._threads)
         self._new_thread = cache(self._new_thread_with)
         self._change_thread = cache(self._change_thread_in)
+
+    def _called(self) -> Statement:
+        """The threads that a thread called, and those that they called."""
+        calls = select(threads.c.thread_id).where(threads.c.called_by == bindparam("thread_id", type_=Text()))
+        below = calls.cte("below", recursive=True)
+        deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
+        return self._made(select(below.union(deeper).c.thread_id))
 
     def claim(self, thread_id: str, claim: Claim) -> Bound:
         """The change of a thread's row that happens only if its epoch is the one seen."""

@@ -45,6 +45,7 @@ threads = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("parent_thread_id", Text),
     Column("parent_step", BigInteger),
+    Column("called_by", Text),
     Column("lease_owner", Text),
     Column("lease_since", Text),
     Column("lease_expires_at", Text),
@@ -55,6 +56,7 @@ threads = Table(
 )
 Index(None, threads.c.updated_at)
 Index(None, threads.c.status, threads.c.updated_at)
+Index(None, threads.c.called_by)
 
 snapshots = Table(
     "snapshots",

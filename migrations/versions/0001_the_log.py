@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("parent_thread_id", sa.Text),
         sa.Column("parent_step", sa.BigInteger),
+        sa.Column("called_by", sa.Text),
         sa.Column("lease_owner", sa.Text),
         sa.Column("lease_since", sa.Text),
         sa.Column("lease_expires_at", sa.Text),
@@ -49,6 +50,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_threads_updated_at", "threads", ["updated_at"])
     op.create_index("ix_threads_status_updated_at", "threads", ["status", "updated_at"])
+    op.create_index("ix_threads_called_by", "threads", ["called_by"])
     op.create_table(
         "snapshots",
         sa.Column("thread_id", sa.Text, nullable=False),
