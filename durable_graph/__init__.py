@@ -48,6 +48,7 @@ from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
 from durable_graph.messages import MessagesState, add_messages
+from durable_graph.recovery import Recovered
 from durable_graph.store import Thread
 
 __version__ = "0.1.0"
@@ -80,6 +81,7 @@ __all__ = [
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
+    "Recovered",
     "Report",
     "RetryPolicy",
     "RoutingError",

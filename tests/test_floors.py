@@ -29,6 +29,7 @@ FLOORS = (  # lowest first
     {"core.history", "core.job", "core.projection"},
     {"core.run", "store.memory", "store.migrate", "store.sql"},
     {"drivers"},
+    {"beat", "recovery"},
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},

@@ -30,6 +30,7 @@ from durable_graph.core.effects import (
     Now,
     Recorded,
     Relayed,
+    Rest,
     Save,
     Sent,
     Shown,
@@ -75,7 +76,7 @@ from durable_graph.errors import (
 )
 from durable_graph.store import Claim, Row, Thread, Transaction
 
-LEASE_SECONDS = 60.0
+BUSY_PAUSES = (0.05, 1.0)  # seconds between two looks at a thread that is busy: at first, and at most
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
 
 Effects = Generator[Effect, Any, None]
@@ -109,6 +110,9 @@ class Call:
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
+    lease_seconds: float = 60.0
+    wait: float = 0.0  # seconds, for a thread that is busy
+    recovers: bool = False  # go on only if the run before this one was cut off, as its process died
 
 
 class Run:
@@ -123,6 +127,7 @@ class Run:
         self.epoch = 0
         self.leased = False
         self.stopped = False  # the consumer has gone
+        self.recovered = False  # it went on, or was put right
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
 
     def steps(self) -> Effects:
@@ -140,12 +145,36 @@ class Run:
     # --- begin --------------------------------------------------------------------------------
 
     def _begin(self) -> Effects:
+        """Take the thread. If it is busy, look again until the time is over that the caller wants to wait."""
+        pause, most = BUSY_PAUSES
+        until: float | None = None
+        while True:
+            try:
+                yield from self._enter()
+                return
+            except ThreadBusyError:
+                now = yield Now()
+                until = now + self.call.wait if until is None else until
+                if now >= until:
+                    raise
+            yield Rest(min(pause, until - now))
+            pause = min(2 * pause, most)
+            self.__init__(self.graph, self.codec, self.key, self.call)  # type: ignore[misc]  # what was read is old
+
+    def _enter(self) -> Effects:
         now = yield Now()
         thread = None
         taken: Sequence[str] = ()
         if self.codec is not None:
             thread = yield from self._load(iso(now))
-        if self._was_here():
+        if self.call.recovers:
+            if not self._is_abandoned(thread) or not self._was_cut_off():
+                self.stopped = True
+                self.recovered = self._is_abandoned(thread) and (yield from self._put_right(thread, now))
+                return
+            self._check_nodes(self.position.runnable)
+            kind, node, body = "resume", None, Body(answers={})  # who has asked does not ask again
+        elif self._was_here():
             if not self.position.tasks:
                 return  # this subgraph's run had ended before its node did
             kind, node, body = "resume", None, self._answered_above()
@@ -158,7 +187,7 @@ class Run:
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
-            answers, taken = yield from self._due(now)
+            answers, taken = yield from self._due(thread, now)
             if answers:
                 body["answers"] = answers
         else:
@@ -174,6 +203,7 @@ class Run:
         except FencedError:
             yield from self._explain_fence(now)
             raise
+        self.recovered = self.call.recovers
 
     def _load(self, now: str) -> Generator[Effect, Any, Thread | None]:
         call, codec = self.call, self.codec
@@ -216,7 +246,25 @@ class Run:
         answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
         return {"answers": answers} if answers else {}
 
-    def _due(self, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
+    def _is_abandoned(self, thread: Thread | None) -> bool:
+        """Whether nobody has gone on with it since it was found. A subgraph's run is left to the run above it."""
+        return thread is not None and thread.status == "running" and not self.position.run.get("task")
+
+    def _was_cut_off(self) -> bool:
+        """Whether the run before this one was to go on, and not only to give its lease back."""
+        position = self.position
+        pausing = position.paused and position.kind == "interrupt" and not position.questions
+        return bool(position.runnable) and not position.errors and not pausing
+
+    def _put_right(self, thread: Thread | None, now: float) -> Generator[Effect, Any, bool]:
+        """Give back the lease of a run that died before it could. False if there was none, or somebody was faster."""
+        if thread is None or thread.lease_owner is None:
+            return False
+        claim = Claim(thread.epoch, {**self._giving_back(iso(now)).values, "epoch": thread.epoch + 1})
+        done: bool = yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
+        return done
+
+    def _due(self, thread: Thread | None, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
         """Answers to waits that are over, and the signals that these take. Says until when the thread waits
         if it does."""
         waits = self.position.waits
@@ -225,6 +273,7 @@ class Run:
         answers, taken = yield from self._ended_waits(now)
         others = len(self.position.questions) - len(waits)  # of somebody
         if not answers and not self.position.runnable and not others and not self.position.paused:
+            yield from self._put_right(thread, now)
             raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
         return answers, taken
 
@@ -318,7 +367,7 @@ class Run:
             "epoch": self.epoch,
             "lease_owner": self.call.owner if runs else None,
             "lease_since": at if runs else None,
-            "lease_expires_at": iso(now + LEASE_SECONDS) if runs else None,
+            "lease_expires_at": iso(now + self.call.lease_seconds) if runs else None,
             "wake_at": None,
             "updated_at": at,
         }
@@ -374,9 +423,7 @@ class Run:
 
     def _superstep(self) -> Effects:
         tasks = self.position.runnable
-        for task in tasks:
-            if task.node not in self.graph.nodes:
-                raise gone(self.call.thread_id, task.node, self.graph)
+        self._check_nodes(tasks)
         self.segment = [0, 0]
         if self.call.announce and (yield Emit(Begun(self.position, tasks))):
             self.stopped = True
@@ -385,6 +432,11 @@ class Run:
         failures = yield from self._collect(len(tasks))
         if failures:
             raise _first(failures)
+
+    def _check_nodes(self, tasks: Sequence[Task]) -> None:
+        for task in tasks:
+            if task.node not in self.graph.nodes:
+                raise gone(self.call.thread_id, task.node, self.graph)
 
     def _collect(self, running: int) -> Generator[Effect, Any, list[BaseException]]:
         """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has
@@ -661,8 +713,10 @@ class Run:
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
-                self.leased = claim.values["lease_owner"] is not None
+                self.leased = False  # if it fails, the thread and its epoch are another run's: nothing to give back
             yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken, through)
+            if claim is not None:
+                self.leased = claim.values["lease_owner"] is not None
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True

@@ -118,10 +118,18 @@ class Store(Protocol):
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
         """Apply a claim on its own; False if the thread's epoch is no longer the expected one."""
 
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        """Put off the expiry of leases, given as (thread_id, owner); an owner has one thread. Those that somebody
+        else has by now, or nobody, stay as they are."""
+
     def thread(self, thread_id: str) -> Thread | None: ...
 
     def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
         """Newest change first."""
+
+    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        """Threads of this graph that have the status running, oldest change first, from behind one whose
+        (updated_at, thread_id) this is."""
 
     def rows(
         self,
@@ -175,6 +183,13 @@ def check_claim(thread_id: str, claim: Claim) -> None:
     for column, value in claim.values.items():
         if isinstance(value, str):
             check_text(column, value)
+
+
+def check_leases(leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+    check_text("expires_at", expires_at)
+    for thread_id, owner in leases:
+        check_id(thread_id)
+        check_text("owner", owner)
 
 
 def check_id(thread_id: str) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     func,
     select,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -36,11 +37,22 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
 from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError
-from durable_graph.store import Claim, Row, Signal, Thread, check_claim, check_id, check_row, check_text
+from durable_graph.store import (
+    Claim,
+    Row,
+    Signal,
+    Thread,
+    check_claim,
+    check_id,
+    check_leases,
+    check_row,
+    check_text,
+)
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
 from durable_graph.store.tables import checkpoints, signals, snapshots, threads
 
 BATCH_ROWS = 500
+BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
 
@@ -125,6 +137,15 @@ class SqlStore:
         with database.writer() as connection:
             return bool(connection.execute(*statement).rowcount == 1)
 
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        check_leases(leases, expires_at)
+        for start in range(0, len(leases), BATCH_LEASES):
+            self._run(self._renew, leases[start : start + BATCH_LEASES], expires_at)
+
+    def _renew(self, database: Database, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        with database.writer() as connection:
+            connection.execute(*self._sql.renew(leases, expires_at))
+
     def send(self, signal: Signal) -> None:
         check_id(signal.thread_id)
         check_text("name", signal.name)
@@ -201,6 +222,14 @@ class SqlStore:
         for argument, value in wanted.items():
             check_text(argument, value)
         statement = self._sql.threads(tuple(wanted)).bind(**wanted, count=_count(limit))
+        return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
+
+    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        check_text("graph", graph)
+        updated_at, thread_id = after
+        statement = self._sql.running.bind(
+            status="running", graph=graph, updated_at=updated_at, thread_id=thread_id, count=_count(limit)
+        )
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 
     def rows(
@@ -445,6 +474,8 @@ class Statements:
         self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
         self.take_signal = self._made(delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id)))
         self.threads = cache(self._threads)
+        self.running = self._running()
+        self._renewal = cache(self._renewal_of)
         self._new_thread = cache(self._new_thread_with)
         self._change_thread = cache(self._change_thread_in)
 
@@ -455,6 +486,21 @@ class Statements:
         if claim.epoch is None:
             return self._new_thread(tuple(claim.values)).bind(new_thread_id=thread_id, **new)
         return self._change_thread(tuple(claim.values)).bind(thread_id=thread_id, epoch=claim.epoch, **new)
+
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> Bound:
+        """The new expiry of these leases. Owners are never the same twice, so they need not be paired with their
+        threads. The number is rounded up to a power of two, lest there be a statement for each number."""
+        padded = [*leases, *[leases[-1]] * ((1 << (len(leases) - 1).bit_length()) - len(leases))]
+        given = {f"thread_{place}": thread_id for place, (thread_id, _) in enumerate(padded)}
+        given |= {f"owner_{place}": owner for place, (_, owner) in enumerate(padded)}
+        return self._renewal(len(padded)).bind(new_lease_expires_at=expires_at, **given)
+
+    def _renewal_of(self, number: int) -> Statement:
+        def one_of(column: Column[Any], name: str) -> ColumnElement[bool]:
+            return column.in_([bindparam(f"{name}_{place}", type_=column.type) for place in range(number)])
+
+        held = one_of(threads.c.thread_id, "thread"), one_of(threads.c.lease_owner, "owner")
+        return self._made(update(threads).where(*held).values(_new("lease_expires_at")))
 
     def _append(self) -> Statement:
         """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
@@ -480,6 +526,12 @@ class Statements:
         newest = select(threads).order_by(threads.c.updated_at.desc(), threads.c.thread_id)
         wanted = [_is(threads.c[column]) for column in columns]
         return self._made(newest.where(true(), *wanted).limit(_number("count")))
+
+    def _running(self) -> Statement:
+        status, graph, at, name = (threads.c[each] for each in ("status", "graph", "updated_at", "thread_id"))
+        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
+        page = select(threads).where(_is(status), _is(graph), behind).order_by(at, name)
+        return self._made(page.limit(_number("count")))
 
     def _snapshot(self) -> Statement:
         found = snapshots.c
