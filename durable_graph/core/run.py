@@ -137,7 +137,8 @@ class Run:
             yield from self._supersteps()
         except GeneratorExit:
             raise  # the driver has died: nobody is left to perform anything
-        except BaseException:
+        except BaseException as error:
+            self.stopped = self.stopped or not isinstance(error, Exception | SystemExit)
             yield from self._release()
             raise
         yield from self._release()
@@ -258,7 +259,7 @@ class Run:
 
     def _put_right(self, thread: Thread | None, now: float) -> Generator[Effect, Any, bool]:
         """Give back the lease of a run that died before it could. False if there was none, or somebody was faster."""
-        if thread is None or thread.lease_owner is None:
+        if thread is None or thread.status != "running":
             return False
         claim = Claim(thread.epoch, {**self._giving_back(iso(now)).values, "epoch": thread.epoch + 1})
         done: bool = yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
@@ -728,8 +729,11 @@ class Run:
         return self._giving_back(last.row.created_at)
 
     def _giving_back(self, at: str) -> Claim:
+        status = _status(self.position)
+        if status == "pending" and self.stopped and self.call.recovers:
+            status = "running"  # only its recovery was stopped: the next one finds it again
         values = {
-            "status": _status(self.position),
+            "status": status,
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
