@@ -538,6 +538,20 @@ def above(run: Runner, inner: StateGraph[Any], **settings: Any) -> StateGraph[An
     return builder.add_node("sub", inner.compile(**settings)).add_edge(START, "sub")
 
 
+def test_a_subgraphs_run_is_recovered_by_the_one_above(run: Runner) -> None:
+    """Not by itself, although it is of a graph of that name and its owner is dead."""
+    calls, config = Calls(), new_thread()
+    graph = run.compile(above(run, chain(run, calls, b=calls.failing("b"))))
+    with pytest.raises(ValueError, match="b failed"):
+        run.invoke(graph, {"log": []}, config)
+    (below,) = [thread for thread in graph.threads() if thread.parent_thread_id]
+    assert below.graph == graph.name
+    left = leave(graph, {"configurable": {"thread_id": below.thread_id}}, dead_owner())
+    assert recovered(run, graph) == []
+    assert graph._stored().thread(below.thread_id) == left
+    assert run.invoke(graph, None, config) == {"log": ["a", "b", "c"]}
+
+
 @pytest.mark.parametrize("checkpointer", [None, True])
 def test_the_lease_of_a_subgraph_falls_with_that_above(run: Runner, clock: Clock, checkpointer: Any) -> None:
     """It was renewed at another moment, so it may have a while to go when the other is over."""
@@ -810,11 +824,11 @@ def test_what_another_process_has_recovered_meanwhile_is_passed_over(
     """Whatever became of it. Only a second `stream` would run a failed node again."""
     calls = Calls()
     graph = run.compile(chain(run, calls, b=calls.failing("b")))
-    for _ in range(3):
-        cut_off(run, graph)
+    configs = [cut_off(run, graph) for _ in range(4)]
     found = list(recovery.abandoned(graph._stored(), graph.name))
     assert [thread.status for thread in recovered(run, graph, limit=2)] == ["failed", "finished"]
-    graph.delete_thread(found[2].thread_id)
+    run.first(1, graph, None, configs[2])  # and left
+    graph.delete_thread(id_of(configs[3]))
     steps = [steps_of(graph, {"configurable": {"thread_id": each.thread_id}}) for each in found]
     monkeypatch.setattr(compiled_module, "abandoned", lambda store, name: iter(found))
     assert recovered(run, graph) == []
