@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import uuid
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
 from durable_graph import drivers
@@ -19,7 +21,7 @@ from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, places
 from durable_graph.core.caching import node_namespace
 from durable_graph.core.channels import Channel, detached
-from durable_graph.core.config import merged
+from durable_graph.core.config import CallConfig, merged
 from durable_graph.core.effects import Recorded
 from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
@@ -27,9 +29,10 @@ from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, op
 from durable_graph.core.run import Call, Effects, fork
 from durable_graph.core.schema import Schema, json_schema, model_of
 from durable_graph.core.times import iso
-from durable_graph.drivers import adrive, drive, in_thread
-from durable_graph.errors import ArgumentError, ThreadNotFoundError
+from durable_graph.drivers import adrive, aiterate, drive, in_thread
+from durable_graph.errors import ArgumentError, ThreadBusyError, ThreadNotFoundError
 from durable_graph.log import Config, Log, Modes, nothing
+from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
 from durable_graph.store import Cache, Signal, Store
 
@@ -101,12 +104,13 @@ class CompiledGraph(Log, Generic[StateT]):
             is made.
         stream_mode: "updates", "values", "custom", "tasks", "checkpoints", "debug", "events"; or a list of them, then
             (mode, chunk) is yielded.
-        options: see `Options`: context, interrupt_before, interrupt_after, subgraphs ...
+        options: see `Options`: context, interrupt_before, interrupt_after, subgraphs, wait ...
 
         Lazy: nothing runs until the consumer asks. `close()` or leaving the loop stops after the step at hand and
         frees the thread. Raises what a node raised; EmptyInputError if there is nothing to continue; ThreadBusyError
-        if another run has the thread; GraphRecursionError; StoreError. Whatever is raised, the thread can be
-        continued.
+        if another run has the thread and it does not get free within `wait` seconds; GraphRecursionError; StoreError;
+        FencedError if this process stood still for longer than its lease and another one has taken over. Whatever is
+        raised, the thread can be continued.
         """
         return self._session(input, config, stream_mode, options).sync()
 
@@ -205,43 +209,116 @@ class CompiledGraph(Log, Generic[StateT]):
         runs = [one(value, its_config) for value, its_config in _pairs(inputs, config)]
         return list(await asyncio.gather(*runs, return_exceptions=return_exceptions))
 
+    def recover(
+        self, config: Config | None = None, *, limit: int | None = None, context: Any = None
+    ) -> Iterator[Recovered]:
+        """Continue every thread of this graph that was running when its process died, one after the other, and yield
+        what became of each.
+
+        config, context: for these runs, as in `stream`, without a thread. limit: so many threads at most.
+
+        Lazy as `stream` is: loop over it. Threads are found by the graph's name, so graphs that share a database need
+        names of their own (`compile(name=...)`). Dead is an owner whose process is gone from this host, or whose
+        lease has run out. Run it wherever and as often as you like, also side by side: each thread is continued by one
+        process only, and the others pass it over. A node that raises is told of in `Recovered.error`; its thread is
+        then failed, which is not continued again. Threads that wait for an answer, a time or a signal, failed ones and
+        those that a consumer left are no concern of it. A subgraph's run is continued by the one above it.
+        Raises StoreError if the database cannot be used.
+        """
+        return self._recovering(self._for_any_thread(config), limit, context)
+
+    def _recovering(self, given: CallConfig, limit: int | None, context: Any) -> Iterator[Recovered]:
+        left = _limited(limit)
+        for thread in abandoned(self._stored(), self.name):
+            if not left:
+                return
+            session, error = self._recovery(given, thread.thread_id, context), None
+            try:
+                for _ in session.sync():
+                    pass
+            except Exception as raised:
+                error = raised
+            if recovered := self._recovered(session, thread.thread_id, error):
+                left -= 1
+                yield recovered
+
+    def arecover(
+        self, config: Config | None = None, *, limit: int | None = None, context: Any = None
+    ) -> AsyncIterator[Recovered]:
+        """`recover` for asyncio. To continue several at a time, loop over several of them side by side."""
+        return self._arecovering(self._for_any_thread(config), limit, context)
+
+    async def _arecovering(self, given: CallConfig, limit: int | None, context: Any) -> AsyncGenerator[Recovered, None]:
+        left = _limited(limit)
+        async with aclosing(aiterate(abandoned(self._stored(), self.name))) as threads:
+            async for thread in threads:
+                if not left:
+                    return
+                session, error = self._recovery(given, thread.thread_id, context), None
+                try:
+                    async for _ in session.asynchronous():
+                        pass
+                except Exception as raised:
+                    error = raised
+                if recovered := await in_thread(partial(self._recovered, session, thread.thread_id, error)):
+                    left -= 1
+                    yield recovered
+
     # --- changing -----------------------------------------------------------------------------
 
     def update_state(
-        self, config: Config, values: Any, as_node: str | None = None, task_id: str | None = None
+        self,
+        config: Config,
+        values: Any,
+        as_node: str | None = None,
+        task_id: str | None = None,
+        *,
+        wait: float | None = None,
     ) -> dict[str, Any]:
         """Append an update as if a node had returned it, and what follows that node is next.
 
         config: with a `checkpoint_ns` the run of that subgraph is updated, and the graph above goes on with it.
         as_node: which node; by default the one that ran last. END ends the run. task_id: the pending task whose
             place the update takes, instead of as_node.
+        wait: seconds to wait for a thread that is running, instead of raising ThreadBusyError at once.
         A question that is open stays open if its node is next again: it may be answered right away.
         Returns the config that names the new step. Durable when it returns. Raises ThreadBusyError if the
             thread is running; InvalidUpdateError if the values do not fit or it is not clear which node is meant.
         """
-        return self.bulk_update_state(config, [[StateUpdate(values, as_node, task_id)]])
+        return self.bulk_update_state(config, [[StateUpdate(values, as_node, task_id)]], wait=wait)
 
     async def aupdate_state(
-        self, config: Config, values: Any, as_node: str | None = None, task_id: str | None = None
+        self,
+        config: Config,
+        values: Any,
+        as_node: str | None = None,
+        task_id: str | None = None,
+        *,
+        wait: float | None = None,
     ) -> dict[str, Any]:
         """`update_state` for asyncio."""
-        return await self.abulk_update_state(config, [[StateUpdate(values, as_node, task_id)]])
+        return await self.abulk_update_state(config, [[StateUpdate(values, as_node, task_id)]], wait=wait)
 
-    def bulk_update_state(self, config: Config, supersteps: Sequence[Sequence[StateUpdate]]) -> dict[str, Any]:
+    def bulk_update_state(
+        self, config: Config, supersteps: Sequence[Sequence[StateUpdate]], *, wait: float | None = None
+    ) -> dict[str, Any]:
         """Append a row for each of the supersteps: updates as if these nodes had returned them side by side.
 
-        Each row is durable before the next one is made; when one is refused, those before it stay. Returns the config
-        that names the last step. Raises as update_state does; ArgumentError if there is nothing to append.
+        wait: as in update_state. Each row is durable before the next one is made; when one is refused, those before
+        it stay. Returns the config that names the last step. Raises as update_state does; ArgumentError if there is
+        nothing to append.
         """
         for updates in _checked_updates(supersteps):
-            *_, last = self._update_session(config, updates).sync()
+            *_, last = self._update_session(config, updates, wait).sync()
             config = self._config_after(config, last.row.step)
         return dict(config)
 
-    async def abulk_update_state(self, config: Config, supersteps: Sequence[Sequence[StateUpdate]]) -> dict[str, Any]:
+    async def abulk_update_state(
+        self, config: Config, supersteps: Sequence[Sequence[StateUpdate]], *, wait: float | None = None
+    ) -> dict[str, Any]:
         """`bulk_update_state` for asyncio."""
         for updates in _checked_updates(supersteps):
-            *_, last = [it async for it in self._update_session(config, updates).asynchronous()]
+            *_, last = [it async for it in self._update_session(config, updates, wait).asynchronous()]
             config = self._config_after(config, last.row.step)
         return dict(config)
 
@@ -422,11 +499,12 @@ class CompiledGraph(Log, Generic[StateT]):
         value = input if isinstance(input, Command) else self._accepts(input)
         return Session(self._parts, given, shaper, options=options, input=value)
 
-    def _update_session(self, config: Config, updates: Sequence[StateUpdate]) -> Session:
+    def _update_session(self, config: Config, updates: Sequence[StateUpdate], wait: float | None) -> Session:
         self._stored()
         given, shaper = self._named(config), Shaper(())
         parts = replace(self._graph_at(given.ns)._parts, store=self._store, key=self._key)
-        return Session(parts, given, shaper, lambda it: [it] if isinstance(it, Recorded) else [], updates=updates)
+        show = lambda it: [it] if isinstance(it, Recorded) else []  # noqa: E731
+        return Session(parts, given, shaper, show, {"wait": wait}, updates=updates)
 
     def _graph_at(self, ns: tuple[str, ...]) -> CompiledGraph[Any]:
         """The subgraph that runs at this namespace. Raises ArgumentError where the drawing does not show it."""
@@ -447,6 +525,28 @@ class CompiledGraph(Log, Generic[StateT]):
         """The subgraph that a node is or, of those that its function names, the first."""
         found = self._graph.nodes.get(node)
         return None if found is None else next(iter(_graphs_in(found.call)), None)
+
+    def _for_any_thread(self, config: Config | None) -> CallConfig:
+        self._stored()
+        given = given_config(config, self._config)
+        if given.thread_id is not None or given.step is not None:
+            raise ArgumentError(
+                argument="config",
+                problem="it names a thread, and recover finds them by itself",
+                fix="To continue one thread use stream(None, config).",
+            )
+        return given
+
+    def _recovery(self, given: CallConfig, thread_id: str, context: Any) -> Session:
+        given = replace(given, thread_id=thread_id)
+        return Session(self._parts, given, Shaper(()), options={"context": context}, input=None, recovers=True)
+
+    def _recovered(self, session: Session, thread_id: str, error: Exception | None) -> Recovered | None:
+        """None if there was nothing to do any more: somebody else was faster, or it is gone."""
+        if not session.run.recovered and (error is None or isinstance(error, ThreadBusyError)):
+            return None
+        thread = self._stored().thread(thread_id)
+        return None if thread is None else Recovered(thread_id, thread.status, error)
 
     @property
     def _parts(self) -> Parts:
@@ -522,6 +622,10 @@ def _checked_updates(supersteps: Sequence[Sequence[StateUpdate]]) -> list[list[S
             fix="Give a list of lists of StateUpdate(values, as_node), one list for each superstep.",
         )
     return checked
+
+
+def _limited(limit: int | None) -> float:
+    return math.inf if limit is None else max(limit, 0)
 
 
 def _pairs(inputs: Sequence[Any], config: Config | Sequence[Config] | None) -> list[tuple[Any, Config | None]]:

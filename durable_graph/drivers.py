@@ -17,12 +17,13 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import os
 import queue
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
@@ -31,6 +32,7 @@ from durable_graph.core.effects import (
     Arrival,
     Ask,
     Cancel,
+    Effect,
     Emission,
     Emit,
     Finished,
@@ -38,6 +40,7 @@ from durable_graph.core.effects import (
     Job,
     Next,
     Now,
+    Rest,
     Save,
     Spawned,
     Start,
@@ -46,7 +49,7 @@ from durable_graph.core.job import Steps
 from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.run import Effects
 from durable_graph.core.schema import is_coroutine
-from durable_graph.errors import CallError, NodeTimeoutError
+from durable_graph.errors import CallError, NodeTimeoutError, StoreError
 from durable_graph.store import Store, Transaction
 
 T = TypeVar("T")
@@ -55,7 +58,8 @@ CALLS = 10_000  # threads at most for @tasks that nodes have called; they are ma
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
-pause: Callable[[float], None] = time.sleep
+pause: Callable[[float], None] = time.sleep  # and these two wait
+apause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
 _risen = 0.0
 _rising = threading.Lock()
@@ -78,6 +82,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
     `live`: custom events are wanted, so even a single task runs beside us, lest they wait for its end.
     """
     tasks = _Threads(live, workers, store)
+    process = os.getpid()
     answer: Any = None
     failure: BaseException | None = None
     thrown: BaseException | None = None  # by the consumer
@@ -89,6 +94,8 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                 break
             answer = failure = None
             try:
+                if os.getpid() != process:
+                    _refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
                     if not answer:
@@ -108,10 +115,13 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                     answer = _ask(store, effect)
                 elif isinstance(effect, Cancel):
                     answer = tasks.cancel()
+                elif isinstance(effect, Rest):
+                    pause(effect.seconds)
             except BaseException as error:
                 failure = error
     finally:
-        tasks.close()
+        if os.getpid() == process:
+            tasks.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):
         raise thrown
 
@@ -387,6 +397,7 @@ async def adrive(
 ) -> AsyncGenerator[Any, None]:
     """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
     tasks = _Tasks(live, workers, store)
+    process = os.getpid()
     keeper = Offload()  # the store's thread
     answer: Any = None
     failure: BaseException | None = None
@@ -399,6 +410,8 @@ async def adrive(
                 break
             answer = failure = None
             try:
+                if os.getpid() != process:
+                    _refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
                     if not answer:
@@ -419,13 +432,26 @@ async def adrive(
                     answer = await keeper.run(partial(_ask, store, effect))
                 elif isinstance(effect, Cancel):
                     answer = tasks.cancel()
+                elif isinstance(effect, Rest):
+                    await apause(effect.seconds)
             except BaseException as error:
                 failure = error
     finally:
-        await tasks.close()
-        keeper.close()
+        if os.getpid() == process:
+            await tasks.close()
+            keeper.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):
         raise thrown
+
+
+def _refuse_fork(effect: Effect, store: Store | None) -> None:
+    """A run that was carried into a child by fork() stays the parent's: here it can only end, without a trace."""
+    if store is not None and not isinstance(effect, Emit | Now | Cancel):
+        raise StoreError(
+            store=store.name,
+            problem="this run was begun in another process, of which this one is a fork",
+            fix="It goes on there. Begin runs in the process that reads them, after the fork.",
+        )
 
 
 def _append(store: Store | None, save: Save) -> None:
@@ -720,7 +746,7 @@ def _no_stop_iteration(call: Callable[[], Any]) -> Any:
         raise RuntimeError("a node raised StopIteration") from error
 
 
-async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncIterator[T]:
+async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncGenerator[T, None]:
     """Iterate over something that blocks, in a thread of its own, a batch at a time."""
     keeper = Offload()
     try:
@@ -750,3 +776,10 @@ async def in_thread(call: Callable[[], T]) -> T:
         return await keeper.run(call)
     finally:
         keeper.close()
+
+
+async def ended(thread: threading.Thread) -> None:
+    """`thread.join()` for asyncio, for a thread that is about to end."""
+    thread.join(0.002)  # nearly always it ends within that, and to go round the loop would take as long
+    while thread.is_alive():  # noqa: ASYNC110
+        await asyncio.sleep(0.001)

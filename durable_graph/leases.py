@@ -2,6 +2,7 @@
 
 An owner is a text that a person can read: host, boot, process, start time of the process, run. On the same host
 the operating system says at once whether that process still exists; of other hosts only the lease's expiry tells.
+Expiry is judged by the clock of whoever asks: clocks may differ by SECONDS less twice the beat's interval.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import threading
 from functools import lru_cache
 from pathlib import Path
 
+SECONDS = 60.0  # after so long without a renewal a lease is over; `beat.interval` is a third: two may fail
+
+FIRST_PID_NAMESPACE = "4026531836"  # the kernel's PROC_PID_INIT_INO: that of processes in no container
+
 _held: set[str] = set()  # owners of the runs of this very process
 _dropped: dict[
     str, str
 ] = {}  # of these, async ones that nobody iterates any more and that are about to end: their threads
-_lock = threading.Lock()
+_lock = threading.RLock()  # re-entrant: a generator that is collected while we hold it lets its lease go
 
 
 def hold(run_id: str) -> str:
     """The owner text for a run that begins here. Give it to `let_go` when the run ends."""
-    owner = f"{_process(os.getpid())}/{run_id}"
+    owner = f"{_this_process()}/{run_id}"
     with _lock:
         _held.add(owner)
     return owner
@@ -55,9 +60,19 @@ def alive(owner: str) -> bool:
         return True
     if boot != _boot():
         return False
-    if owner.startswith(f"{_process(os.getpid())}/"):
+    if is_here(owner):
         return owner in _held
     return owner.startswith(f"{_process(number)}/")
+
+
+def is_here(owner: str) -> bool:
+    """Whether the owner is a run of this process."""
+    return owner.startswith(f"{_this_process()}/")
+
+
+@lru_cache(maxsize=1)
+def _this_process() -> str:
+    return _process(os.getpid())
 
 
 def _process(pid: int) -> str:
@@ -66,7 +81,13 @@ def _process(pid: int) -> str:
 
 @lru_cache(maxsize=1)
 def _host() -> str:
-    return socket.gethostname().replace("/", "_") or "localhost"
+    """Containers that share their host's name do not see each other's processes, so they count as other hosts."""
+    name = socket.gethostname().replace("/", "_") or "localhost"
+    try:
+        space = str(Path("/proc/self/ns/pid").readlink()).strip("pid:[]")
+    except OSError:
+        return name
+    return name if space == FIRST_PID_NAMESPACE else f"{name}+{space}"
 
 
 @lru_cache(maxsize=1)
@@ -98,3 +119,16 @@ def _exists(pid: int) -> bool:
     except OSError:
         pass
     return True
+
+
+def _in_child() -> None:
+    """After a fork(): what came along is the parent's."""
+    global _lock
+    _lock = threading.RLock()
+    _held.clear()
+    _dropped.clear()
+    _this_process.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
 
-from durable_graph import drivers, leases
+from durable_graph import beat, drivers, leases
 from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
@@ -29,7 +29,7 @@ from durable_graph.core.planner import Child
 from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
-from durable_graph.drivers import Show, adrive, drive
+from durable_graph.drivers import Show, adrive, drive, ended
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
 from durable_graph.messages import langchain_is_used, message_types
 from durable_graph.store import Cache, Store
@@ -62,7 +62,7 @@ class Link:
 class Options(TypedDict, total=False):
     """What `stream`, `invoke` and their async forms take besides input, config and stream_mode.
 
-    Names and meaning are LangGraph's.
+    Names and meaning are LangGraph's; `wait` is ours.
     """
 
     context: Any  # what nodes find as `runtime.context`; not recorded
@@ -74,6 +74,7 @@ class Options(TypedDict, total=False):
     print_mode: str | Sequence[str]  # modes to print as well
     debug: bool | None  # print the mode "debug"
     durability: str | None  # accepted; every step is always committed before it is shown
+    wait: float | None  # seconds to wait for a thread that another run has; by default ThreadBusyError at once
 
 
 class Session:
@@ -119,6 +120,7 @@ class Session:
         self._settings = {
             **settings,
             "context": options.get("context"),
+            "wait": _seconds(options.get("wait")),
             "interrupt_before": _nodes(parts.graph, options, "interrupt_before"),
             "interrupt_after": _nodes(parts.graph, options, "interrupt_after"),
         }
@@ -134,6 +136,8 @@ class Session:
             yield from drive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
         finally:
             leases.let_go(owner)
+            if (ending := beat.let_go(owner)) is not None:
+                ending.join()
         self._speak_up()
 
     def asynchronous(self) -> AsyncIterator[Any]:
@@ -158,6 +162,8 @@ class Session:
                     yield chunk
         finally:
             leases.let_go(owner)
+            if (ending := beat.let_go(owner)) is not None:
+                await ended(ending)
         self._speak_up()
 
     @property
@@ -205,6 +211,7 @@ class Session:
             now=lambda: drivers.clock(),
             owner=owner,
             alive=leases.alive,
+            lease_seconds=leases.SECONDS,
             **self._settings,
         )
         if caller is not None:
@@ -212,6 +219,8 @@ class Session:
         elif given.ns and call.updates:
             call = replace(call, thread_id=thread_of(thread_id, given.ns))
         self.run = Run(parts.graph, parts.codec if parts.store is not None else None, parts.key, call)
+        if parts.store is not None and not call.updates:
+            beat.keep(owner, parts.store, call.thread_id)
         return self.run
 
     @property
@@ -281,6 +290,14 @@ def _checked(options: Options) -> Options:
     return options
 
 
+def _seconds(wait: Any) -> float:
+    if wait is None:
+        return 0.0
+    if not isinstance(wait, int | float) or not wait >= 0:
+        raise ArgumentError(argument="wait", problem=f"{wait!r} is no time to wait", fix="Give seconds: wait=30")
+    return float(wait)
+
+
 def _nodes(graph: Graph, options: Options, name: Literal["interrupt_before", "interrupt_after"]) -> frozenset[str]:
     """The nodes to pause at: as the call says, else as compiled."""
     wanted = options.get(name)
@@ -332,6 +349,7 @@ def _below(call: Call, caller: Runtime[Any], place: Place) -> Call:
         answers=caller._answers,
         origin=caller._children.get(place.key),
         base=_base(caller, place),
+        alive=leases.is_here,  # who else ran it did so for the run above, whose lease is ours now
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,
     )

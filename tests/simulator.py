@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Job, Next, Now, Save, Sent, Start
+from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Job, Next, Now, Rest, Save, Sent, Start
 from durable_graph.core.projection import Emission
 from durable_graph.core.run import Effects
 from durable_graph.drivers import run_job
@@ -81,6 +81,8 @@ class Simulator:
                 self.waiting += jobs
             case Next():
                 return self._next()
+            case Rest(seconds):
+                self.time += seconds
             case Cancel():
                 cancelled, self.waiting = self.waiting, []
                 return cancelled

@@ -21,6 +21,7 @@ from sqlalchemy import create_engine, text
 from durable_graph import END, START, Log, StateGraph
 from durable_graph.cli import main
 from durable_graph.cli.show import as_text, brief, plain, shown_url
+from durable_graph.store import Claim
 
 ROOT = Path(__file__).parent.parent
 
@@ -253,6 +254,59 @@ def test_a_busy_thread(cli: Cli, database_url: str) -> None:
         result = cli("resume", "app:graph", "--thread", "t", "--url", database_url, code=4)
         assert "is being run by" in the_error(result)
         assert len(list(stream)) == 2
+
+
+# --- recover ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["app:endless", "app:async_endless"])
+def test_recover_goes_on_with_what_a_killed_process_left(
+    cli: Cli, folder: Path, database_url: str, target: str
+) -> None:
+    url = ("--url", database_url)
+    for thread in ("one", "two", "three"):
+        program = start(folder, "run", target, "--thread", thread, "--input", '{"log": []}', *url)
+        assert program.stdout is not None
+        assert program.stdout.readline().split() == ["1", "step", "log=[0]"]
+        program.kill()
+        program.communicate()
+    (folder / "enough").touch()
+    assert cli("recover", target, *url, "--limit", "1").stdout.split() == ["finished", "one"]
+    assert records(cli("recover", target, *url, "--json").stdout) == [
+        {"thread_id": thread, "status": "finished", "error": None} for thread in ("two", "three")
+    ]
+    assert cli("recover", target, *url).stdout == ""
+
+
+def test_recover_tells_what_failed(cli: Cli, folder: Path, database_url: str) -> None:
+    url = ("--url", database_url)
+    for thread in ("a", "b"):
+        cli("run", "app:graph", "--thread", thread, "--input", '{"n": 2}', *url, "--recursion-limit", "1", code=1)
+        with Log(database_url) as log:
+            assert log._stored().change_thread(thread, Claim(1, {"status": "running"}))
+    (folder / "broken").touch()
+    result = cli("recover", "app:graph", *url, code=1)
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["failed", thread, "ValueError:", "first", "second", "line"] for thread in ("a", "b")
+    ]
+    assert cli("recover", "app:graph", *url).stdout == ""
+
+
+def test_recover_is_stopped_and_goes_on_later(cli: Cli, folder: Path, database_url: str) -> None:
+    url = ("--url", database_url)
+    program = start(folder, "run", "app:endless", "--thread", "t", "--input", '{"log": []}', *url)
+    assert program.stdout is not None
+    program.stdout.readline()
+    program.kill()
+    program.communicate()
+    with Log(database_url) as log:
+        step = log.get_state({"thread_id": "t"}).config["configurable"]["step"]
+        program = start(folder, "recover", "app:endless", *url)
+        next(log.follow({"thread_id": "t"}, after=step))
+        program.send_signal(signal.SIGTERM)
+        assert finish(program, 143) == ("", "stopped; what is left is found again by the same command\n")
+    (folder / "enough").touch()
+    assert cli("recover", "app:endless", *url).stdout.split() == ["finished", "t"]
 
 
 # --- reading ------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ FLOORS = (  # lowest first
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
+    {"beat", "recovery"},
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},

@@ -369,6 +369,92 @@ def test_threads_are_listed_by_their_newest_change(store: Store) -> None:
     assert names(status="none such") == []
 
 
+def test_running_threads_of_a_graph_the_oldest_first(store: Store) -> None:
+    for number, (name, graph, status, day) in enumerate(
+        [
+            ("c", "mine", "running", 1),
+            ("a", "mine", "running", 2),
+            ("b", "mine", "running", 2),
+            ("d", "mine", "running", 3),
+            ("e", "theirs", "running", 1),
+            ("f", "mine", "failed", 1),
+        ]
+    ):
+        begin(store, name, graph=graph, status=status, updated_at=f"2026-01-0{day}", metadata=b"%d" % number)
+
+    def names(**more: Any) -> list[str]:
+        return [thread.thread_id for thread in store.running("mine", **{"limit": 9, **more})]
+
+    assert names() == ["c", "a", "b", "d"]
+    assert names(limit=2) == ["c", "a"]
+    assert names(limit=0) == []
+    assert names(after=("2026-01-01", "c")) == ["a", "b", "d"]
+    assert names(after=("2026-01-02", "a")) == ["b", "d"]
+    assert names(after=("2026-01-02", "zz"), limit=1) == ["d"]
+    assert names(after=("2026-01-03", "d")) == []
+    assert store.running("mine", limit=1) == [store.thread("c")]
+    assert store.running("none", limit=1) == []
+    with pytest.raises(ArgumentError, match=r"^graph: "):
+        store.running("a\0b", limit=1)
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+def test_renewing_puts_off_the_expiry_and_changes_nothing_else(store: Store) -> None:
+    leases = [(f"t{number}", f"o{number}") for number in range(7)]
+    for thread_id, owner in leases:
+        begin(store, thread_id, lease_owner=owner)
+    before = {thread.thread_id: thread for thread in store.threads()}
+    for number in (0, 1, 2, 3, 5):
+        store.renew(leases[:number], f"2026-02-0{number + 1}")
+        for place, (thread_id, _) in enumerate(leases):
+            expires = f"2026-02-0{number + 1}" if place < number else before[thread_id].lease_expires_at
+            before[thread_id] = before[thread_id]._replace(lease_expires_at=expires)
+        assert {thread.thread_id: thread for thread in store.threads()} == before
+
+
+def test_a_lease_that_is_somebody_elses_is_not_renewed(store: Store) -> None:
+    begin(store, "mine", lease_owner="me")
+    begin(store, "theirs", lease_owner="they")
+    begin(store, "free", lease_owner=None, lease_expires_at=None)
+    others = [store.thread("theirs"), store.thread("free")]
+    store.renew([("theirs", "me before"), ("free", "me long before"), ("gone", "me too"), ("mine", "me")], "2027")
+    assert [store.thread("theirs"), store.thread("free"), store.thread("gone")] == [*others, None]
+    mine = store.thread("mine")
+    assert mine is not None
+    assert mine.lease_expires_at == "2027"
+    with pytest.raises(ArgumentError, match=r"^owner: "):
+        store.renew([("mine", "half \ud83d")], "2028")
+    with pytest.raises(ArgumentError, match=r"^thread_id: "):
+        store.renew([("a\0b", "me")], "2028")
+
+
+def test_many_leases_are_renewed_together(store: Store) -> None:
+    leases = [(f"t{number}", f"o{number}") for number in range(700)]
+    for thread_id, owner in leases[::50]:
+        begin(store, thread_id, lease_owner=owner)
+    store.renew(leases, "2027")
+    assert {thread.lease_expires_at for thread in store.threads()} == {"2027"}
+
+
+def test_renewing_waits_for_no_append_and_fences_none(store: Store) -> None:
+    begin(store, lease_owner="me")
+
+    def work(number: int) -> None:
+        for step in range(40):
+            if number:
+                store.renew([(T, "me")], f"2027-{step}")
+            else:
+                store.append([row(step)])
+
+    race(2, work)
+    assert steps(store.rows(T)) == list(range(40))
+
+
+# --- reading once more --------------------------------------------------------------------------
+
+
 def test_the_newest_snapshot_at_or_before_a_step(store: Store) -> None:
     begin(store)
     begin(store, "another")

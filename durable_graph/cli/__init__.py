@@ -116,6 +116,21 @@ def resume(target: str, thread: str, **settings: Any) -> None:
     Runner(target, thread, **settings).run(None)
 
 
+@main.command()
+@click.argument("target", metavar="MODULE:GRAPH")
+@click.option("--limit", "most", type=click.IntRange(min=1), metavar="N", help="So many at most.")
+@options("url", "json", "supersteps")
+def recover(target: str, **settings: Any) -> None:
+    """Go on with all threads of a graph whose process has died.
+
+    One after the other, to their end. May run everywhere and at the same time: each thread is taken by one process.
+    """
+    from durable_graph.cli.runner import recover_all
+
+    if not recover_all(target, **settings):
+        raise click.exceptions.Exit(1)
+
+
 def _read_input(given: str) -> Any:
     try:
         if given == "-":

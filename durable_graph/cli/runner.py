@@ -1,4 +1,4 @@
-"""Runs a graph for `run` and `resume`: shows its steps, stops cleanly, and says how to go on."""
+"""Runs a graph for `run`, `resume` and `recover`: shows what it does, stops cleanly, and says how to go on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, cast
 
 import click
 
-from durable_graph import EmptyInputError, InvalidUpdateError, StreamEvent, StreamMode
+from durable_graph import EmptyInputError, InvalidUpdateError, Recovered, StreamEvent, StreamMode
 from durable_graph.cli.ending import STOPPED, Failure, exit_code, one_line, say
-from durable_graph.cli.show import Output, ReaderGone, numbered, progress, show_chunk, shown_url
+from durable_graph.cli.show import Column, Output, ReaderGone, numbered, progress, show_chunk, shown_url
 from durable_graph.cli.target import load_graph
 
 
@@ -40,18 +40,18 @@ class Runner:
         self.out = Output(as_json)
         self.last: StreamEvent | None = None
         self.failed: StreamEvent | None = None  # of the first node that raised
-        self.stopped_by = signal.SIGINT
+        self.stopped = Stopped()
         self.command = f"durable-graph resume {shlex.quote(target)} --thread {shlex.quote(self.thread)}"
         if url is not None:
             self.command += f" --url {shlex.quote(shown_url(url))}"
 
     def run(self, value: Any) -> None:
         try:
-            with self._terminated_as_interrupted(), redirect_stdout(sys.stderr), progress(self.out) as report:
+            with terminated_as_interrupted(self.stopped), redirect_stdout(sys.stderr), progress(self.out) as report:
                 self._stream(value, report)
         except KeyboardInterrupt:
             say(f"stopped; {self._what_next()}")
-            raise click.exceptions.Exit(STOPPED + self.stopped_by) from None
+            raise click.exceptions.Exit(STOPPED + self.stopped.by) from None
         except ReaderGone:
             say(f"stopped, as nobody reads the output any more; {self._what_next()}")
             raise
@@ -105,20 +105,58 @@ class Runner:
                 return "the thread had just finished"
         return f"go on with: {self.command}"
 
-    @contextmanager
-    def _terminated_as_interrupted(self) -> Iterator[None]:
-        """SIGTERM ends a run in the way Ctrl-C does, whoever handles that."""
 
-        def terminate(number: int, frame: FrameType | None) -> None:
-            self.stopped_by = signal.SIGTERM
-            interrupt = signal.getsignal(signal.SIGINT)
-            (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+def recover_all(target: str, most: int | None, url: str | None, as_json: bool, limit: int | None) -> bool:
+    """Go on with all threads whose process has died, a line for each. False if one of them failed."""
+    graph, is_async = load_graph(target, url)
+    config = {"recursion_limit": limit} if limit else None
+    out, stopped, well = Output(as_json), Stopped(), True
+    try:
+        with terminated_as_interrupted(stopped), redirect_stdout(sys.stderr), progress(out) as report:
+            report("looking for threads whose process has died")
+            found = blocking(graph.arecover(config, limit=most)) if is_async else graph.recover(config, limit=most)
+            with closing(cast("Generator[Recovered]", found)) as threads:
+                for thread in threads:
+                    _show(out, thread)
+                    report(f"{thread.thread_id} is {thread.status}, looking for more")
+                    well = well and thread.error is None
+    except KeyboardInterrupt:
+        say("stopped; what is left is found again by the same command")
+        raise click.exceptions.Exit(STOPPED + stopped.by) from None
+    except SystemExit as error:
+        raise Failure(1, f"a node called sys.exit({error.code!r}); the same command finds what is left") from error
+    finally:
+        graph.close()
+    return well
 
-        before = signal.signal(signal.SIGTERM, terminate)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
+
+def _show(out: Output, thread: Recovered) -> None:
+    error = None if thread.error is None else one_line(thread.error)
+    status, name = Column(thread.status, 11), Column(thread.thread_id, 36, "bold")
+    out.line({**thread._asdict(), "error": error}, status, name, Column(error or "", 0, "red"))
+    out.flush()
+
+
+class Stopped:
+    """Which signal has stopped us, if one has."""
+
+    by = signal.SIGINT
+
+
+@contextmanager
+def terminated_as_interrupted(stopped: Stopped) -> Iterator[None]:
+    """SIGTERM ends a run in the way Ctrl-C does, whoever handles that."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        stopped.by = signal.SIGTERM
+        interrupt = signal.getsignal(signal.SIGINT)
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def blocking(chunks: AsyncIterator[Any]) -> Iterator[Any]:

@@ -5,6 +5,7 @@
     Ask        calls the function with the store, if there is one    what it returned
     Save       commits rows, a claim and a snapshot                  None, once they are durable
     Emit       shows it to the consumer                              True if the consumer has gone
+    Rest       lets so many seconds pass                             None
     Start      begins jobs: one in place, several side by side       None
                (those with a delay, after it)
     Next       waits until a job sends or finishes                   what came in, oldest first
@@ -138,6 +139,10 @@ def _nobody() -> None:
     pass
 
 
+class Rest(NamedTuple):
+    seconds: float
+
+
 class Start(NamedTuple):
     jobs: Sequence[Job]
 
@@ -241,4 +246,4 @@ class Emit(NamedTuple):
     what: Emission
 
 
-Effect = Now | Ask | Save | Emit | Start | Next | Cancel
+Effect = Now | Ask | Save | Emit | Rest | Start | Next | Cancel

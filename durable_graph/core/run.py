@@ -49,6 +49,7 @@ from durable_graph.core.effects import (
     Now,
     Recorded,
     Relayed,
+    Rest,
     Said,
     Save,
     Sent,
@@ -103,7 +104,7 @@ from durable_graph.errors import (
 )
 from durable_graph.store import Claim, Entry, Row, Signal, Thread, Transaction
 
-LEASE_SECONDS = 60.0
+BUSY_PAUSES = (0.05, 1.0)  # seconds between two looks at a thread that is busy: at first, and at most
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
 
 Effects = Generator[Effect, Any, None]
@@ -152,6 +153,9 @@ class Call:
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
+    lease_seconds: float = 60.0
+    wait: float = 0.0  # seconds, for a thread that is busy
+    recovers: bool = False  # go on only if the run before this one was cut off, as its process died
 
 
 class Run:
@@ -162,17 +166,22 @@ class Run:
         self.codec = codec
         self.key = key
         self.call = call
-        self.position = Position(call.thread_id)
+        self._forget()
+        self.stopped = False  # the consumer has gone
+        self.remaining = call.recursion_limit  # supersteps, after the one at hand
+        self.recovered = False  # it went on, or was put right
+        self.segment = [0, 0]  # rows and custom events of this run in this superstep
+        self.fresh: list[Entry] = []  # for the cache, of rows that are or will be durable
+
+    def _forget(self) -> None:
+        """Know nothing of the thread: it has not been read, or was busy and may have changed since."""
+        self.position = Position(self.call.thread_id)
         self.epoch = 0
         self.leased = False
-        self.stopped = False  # the consumer has gone
         self.children: Mapping[str, Any] = {}  # where subgraphs are to go on from, for a call addressed to one
         self._task = ""  # of the graph above, if it is not the one at hand: for a run that begins as a fork
         self._goes_on = False  # as a subgraph: with a run that was begun elsewhere
-        self.remaining = call.recursion_limit  # supersteps, after the one at hand
         self.strange = False  # the rows that were read hold values of types that are not registered
-        self.segment = [0, 0]  # rows and custom events of this run in this superstep
-        self.fresh: list[Entry] = []  # for the cache, of rows that are or will be durable
 
     def steps(self) -> Effects:
         """The whole run. Raises what a node raised, after its siblings have been recorded and the lease given back."""
@@ -181,7 +190,8 @@ class Run:
             yield from self._supersteps()
         except GeneratorExit:
             raise  # the driver has died: nobody is left to perform anything
-        except BaseException:
+        except BaseException as error:
+            self.stopped = self.stopped or not isinstance(error, Exception | SystemExit)
             yield from self._release()
             raise
         yield from self._release()
@@ -189,12 +199,37 @@ class Run:
     # --- begin --------------------------------------------------------------------------------
 
     def _begin(self) -> Effects:
+        """Take the thread. If it is busy, look again until the time is over that the caller wants to wait."""
+        pause, most = BUSY_PAUSES
+        until: float | None = None
+        while True:
+            try:
+                yield from self._enter()
+                return
+            except ThreadBusyError:
+                now = yield Now()
+                until = now + self.call.wait if until is None else until
+                if now >= until:
+                    raise
+            yield Rest(min(pause, until - now))
+            pause = min(2 * pause, most)
+            self._forget()
+
+    def _enter(self) -> Effects:
         now = yield Now()
         thread = None
         taken: Sequence[str] = ()
         if self.codec is not None:
             thread = yield from self._load(now)
-        if self._was_here():
+        if self.call.recovers:
+            if not self._is_abandoned(thread) or not self._was_cut_off():
+                self.stopped = True
+                self.recovered = self._is_abandoned(thread) and (yield from self._put_right(thread, now))
+                return
+            kind, node = "resume", None
+            change = yield from self._settled(kind)
+            body = Body(answers={})  # who has asked does not ask again
+        elif self._was_here():
             if not self.position.tasks and not is_new(self.graph, self.position):
                 return  # this subgraph's run had ended before its node did
             kind, node = "resume", None
@@ -212,7 +247,7 @@ class Run:
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
-            answers, taken = yield from self._due(now)
+            answers, taken = yield from self._due(thread, now)
             if answers:
                 body["answers"] = answers
             change = yield from self._settled(kind)
@@ -233,6 +268,7 @@ class Run:
         except FencedError:
             yield from self._explain_fence(now)
             raise
+        self.recovered = self.call.recovers
 
     def _run_of(self, kind: str) -> dict[str, Any]:
         """What the first row keeps of the run. Who goes on with a subgraph's run from outside leaves it that of
@@ -391,7 +427,25 @@ class Run:
         answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
         return {"answers": answers} if answers else {}
 
-    def _due(self, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
+    def _is_abandoned(self, thread: Thread | None) -> bool:
+        """Whether nobody has gone on with it since it was found. A subgraph's run is left to the run above it."""
+        return thread is not None and thread.status == "running" and not self.position.run.get("task")
+
+    def _was_cut_off(self) -> bool:
+        """Whether the run before this one was to go on, and not only to give its lease back."""
+        position = self.position
+        pausing = position.paused and position.kind == "interrupt" and not position.questions
+        return bool(position.runnable) and not position.errors and not pausing
+
+    def _put_right(self, thread: Thread | None, now: float) -> Generator[Effect, Any, bool]:
+        """Give back the lease of a run that died before it could. False if there was none, or somebody was faster."""
+        if thread is None or thread.status != "running":
+            return False
+        claim = Claim(thread.epoch, {**self._giving_back(iso(now)).values, "epoch": thread.epoch + 1})
+        done: bool = yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
+        return done
+
+    def _due(self, thread: Thread | None, now: float) -> Generator[Effect, Any, tuple[dict[str, Any], list[str]]]:
         """Answers to waits that are over, and the signals that these take. Says until when the thread waits
         if it does."""
         waits = self.position.waits
@@ -400,6 +454,7 @@ class Run:
         answers, taken = yield from self._ended_waits(now)
         others = sum(map(len, self.position.questions.values())) - len(waits)  # of somebody
         if not answers and not self.position.runnable and not others and not self.position.paused:
+            yield from self._put_right(thread, now)
             raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
         return answers, taken
 
@@ -528,7 +583,7 @@ class Run:
             "epoch": self.epoch,
             "lease_owner": self.call.owner if runs else None,
             "lease_since": at if runs else None,
-            "lease_expires_at": iso(now + LEASE_SECONDS) if runs else None,
+            "lease_expires_at": iso(now + self.call.lease_seconds) if runs else None,
             "wake_at": None,
             "updated_at": at,
         }
@@ -963,8 +1018,10 @@ class Run:
         if self.codec is not None:
             claim = claim or self._closing(batch[-1])
             if claim is not None:
-                self.leased = claim.values["lease_owner"] is not None
+                self.leased = False  # if it fails, the thread and its epoch are another run's: nothing to give back
             yield Save([recorded.row for recorded in batch], claim, self._snapshot(batch[-1]), taken, through)
+            if claim is not None:
+                self.leased = claim.values["lease_owner"] is not None
         for recorded in batch:
             if (yield Emit(recorded)):
                 self.stopped = True
@@ -976,8 +1033,11 @@ class Run:
         return self._giving_back(last.row.created_at)
 
     def _giving_back(self, at: str) -> Claim:
+        status = _status(self.position)
+        if status == "pending" and self.stopped and self.call.recovers:
+            status = "running"  # only its recovery was stopped: the next one finds it again
         values = {
-            "status": _status(self.position),
+            "status": status,
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,

@@ -148,10 +148,18 @@ class Store(Cache, Protocol):
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
         """Apply a claim on its own; False if the thread's epoch is no longer the expected one."""
 
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        """Put off the expiry of leases, given as (thread_id, owner); an owner has one thread. Those that somebody
+        else has by now, or nobody, stay as they are."""
+
     def thread(self, thread_id: str) -> Thread | None: ...
 
     def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
         """Newest change first."""
+
+    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        """Threads of this graph that have the status running, oldest change first, from behind one whose
+        (updated_at, thread_id) this is."""
 
     def rows(
         self,
@@ -218,6 +226,13 @@ def check_id(name: str, argument: str = "thread_id") -> None:
 def check_entry(namespace: str, key: str = "") -> None:
     check_id(namespace, "namespace")
     check_text("key", key)
+
+
+def check_leases(leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+    check_text("expires_at", expires_at)
+    for thread_id, owner in leases:
+        check_id(thread_id)
+        check_text("owner", owner)
 
 
 def check_text(argument: str, text: str) -> None:

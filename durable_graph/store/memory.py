@@ -21,6 +21,7 @@ from durable_graph.store import (
     check_claim,
     check_entry,
     check_id,
+    check_leases,
     check_row,
     check_text,
 )
@@ -147,6 +148,14 @@ class MemoryStore:
             return None
         return thread._replace(**claim.values)
 
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        check_leases(leases, expires_at)
+        with self._lock:
+            for thread_id, owner in leases:
+                thread = self._threads.get(thread_id)
+                if thread is not None and thread.lease_owner == owner:
+                    self._threads[thread_id] = thread._replace(lease_expires_at=expires_at)
+
     def send(self, signal: Signal) -> None:
         check_id(signal.thread_id)
         check_text("name", signal.name)
@@ -181,6 +190,13 @@ class MemoryStore:
         found.sort(key=lambda thread: thread.updated_at, reverse=True)
         wanted = [one for one in found if status in (None, one.status) and graph in (None, one.graph)]
         return wanted if limit is None else wanted[: max(limit, 0)]
+
+    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        check_text("graph", graph)
+        with self._lock:
+            found = [one for one in self._threads.values() if one.status == "running" and one.graph == graph]
+        found.sort(key=_since)
+        return [one for one in found if _since(one) > after][: max(limit, 0)]
 
     def rows(
         self,
@@ -224,3 +240,7 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _since(thread: Thread) -> tuple[str, str]:
+    return thread.updated_at, thread.thread_id

@@ -48,6 +48,7 @@ from durable_graph.store import (
     check_claim,
     check_entry,
     check_id,
+    check_leases,
     check_row,
     check_text,
 )
@@ -57,6 +58,7 @@ from durable_graph.store.tables import checkpoints, signals, snapshots, threads
 
 BATCH_ROWS = 500
 PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
+BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
 
@@ -141,6 +143,15 @@ class SqlStore:
         with database.writer() as connection:
             return bool(connection.execute(*statement).rowcount == 1)
 
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        check_leases(leases, expires_at)
+        for start in range(0, len(leases), BATCH_LEASES):
+            self._run(self._renew, leases[start : start + BATCH_LEASES], expires_at)
+
+    def _renew(self, database: Database, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
+        with database.writer() as connection:
+            connection.execute(*self._sql.renew(leases, expires_at))
+
     def send(self, signal: Signal) -> None:
         check_id(signal.thread_id)
         check_text("name", signal.name)
@@ -223,6 +234,14 @@ class SqlStore:
         for argument, value in wanted.items():
             check_text(argument, value)
         statement = self._sql.threads(tuple(wanted)).bind(**wanted, count=_count(limit))
+        return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
+
+    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        check_text("graph", graph)
+        updated_at, thread_id = after
+        statement = self._sql.running.bind(
+            status="running", graph=graph, updated_at=updated_at, thread_id=thread_id, count=_count(limit)
+        )
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 
     def rows(
@@ -510,6 +529,8 @@ class Statements:
         self.forget = self._made(delete(kept).where(_is(kept.c.namespace)))
         self.forget_all = self._made(delete(kept))
         self.threads = cache(self._threads)
+        self.running = self._running()
+        self._renewal = cache(self._renewal_of)
         self._new_thread = cache(self._new_thread_with)
         self._change_thread = cache(self._change_thread_in)
 
@@ -527,6 +548,21 @@ class Statements:
         if claim.epoch is None:
             return self._new_thread(tuple(claim.values)).bind(new_thread_id=thread_id, **new)
         return self._change_thread(tuple(claim.values)).bind(thread_id=thread_id, epoch=claim.epoch, **new)
+
+    def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> Bound:
+        """The new expiry of these leases. Owners are never the same twice, so they need not be paired with their
+        threads. The number is rounded up to a power of two, lest there be a statement for each number."""
+        padded = [*leases, *[leases[-1]] * ((1 << (len(leases) - 1).bit_length()) - len(leases))]
+        given = {f"thread_{place}": thread_id for place, (thread_id, _) in enumerate(padded)}
+        given |= {f"owner_{place}": owner for place, (_, owner) in enumerate(padded)}
+        return self._renewal(len(padded)).bind(new_lease_expires_at=expires_at, **given)
+
+    def _renewal_of(self, number: int) -> Statement:
+        def one_of(column: Column[Any], name: str) -> ColumnElement[bool]:
+            return column.in_([bindparam(f"{name}_{place}", type_=column.type) for place in range(number)])
+
+        held = one_of(threads.c.thread_id, "thread"), one_of(threads.c.lease_owner, "owner")
+        return self._made(update(threads).where(*held).values(_new("lease_expires_at")))
 
     def _append(self) -> Statement:
         """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
@@ -552,6 +588,12 @@ class Statements:
         newest = select(threads).order_by(threads.c.updated_at.desc(), threads.c.thread_id)
         wanted = [_is(threads.c[column]) for column in columns]
         return self._made(newest.where(true(), *wanted).limit(_number("count")))
+
+    def _running(self) -> Statement:
+        status, graph, at, name = (threads.c[each] for each in ("status", "graph", "updated_at", "thread_id"))
+        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
+        page = select(threads).where(_is(status), _is(graph), behind).order_by(at, name)
+        return self._made(page.limit(_number("count")))
 
     def _snapshot(self) -> Statement:
         found = snapshots.c
