@@ -1,0 +1,141 @@
+"""What was measured, for people (a table, a plot) and for programs (JSON)."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from math import log10
+from typing import Any
+from xml.sax.saxutils import escape
+
+from tests.benchmarks.measure import OURS, Result, Target
+
+PACKAGES = (
+    "durable-graph",
+    "sqlalchemy",
+    "psycopg",
+    "langgraph",
+    "langgraph-checkpoint-sqlite",
+    "langgraph-checkpoint-postgres",
+    "dbos",
+    "apache-burr",
+)
+
+
+def details(result: Result) -> str:
+    """The contenders of a contest: time for each step, and how it compares with ours."""
+    contest = result.contest
+    ours = result.seconds(OURS)
+    lines = [f"{contest.name}"]
+    for contender in contest.contenders:
+        seconds = result.seconds(contender.name)
+        if seconds is None:
+            continue
+        ratio = Target(against=contender.name, at_most=True).measured(result.rounds) if ours else None
+        beside = f"{ratio:10.2f} times" if ratio and contender.name != OURS else ""
+        lines.append(f"    {contender.name:32}{_time(seconds / contest.steps)} per {contest.unit:8}{beside}")
+    return "\n".join(lines) + "\n"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds * 1e6:10.1f} us" if seconds < 0.01 else f"{seconds * 1e3:10.1f} ms"
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Every target with what was measured."""
+    lines = [f"{'work':52}{'target':68}{'measured':>9}   reached"]
+    for result in results:
+        for target, measured in result.outcomes():
+            shown = "-" if measured is None else f"{measured:.2f}"
+            lines.append(f"{result.contest.name:52}{target!s:68}{shown:>9}   {verdict(target, measured)}")
+    return "\n".join(lines) + "\n"
+
+
+def verdict(target: Target, measured: float | None) -> str:
+    if measured is None:
+        return "not measured"
+    if target.bound is None:
+        return ""
+    return "yes" if target.reached(measured) else "NO"
+
+
+def circumstances() -> dict[str, str]:
+    """What the figures depend on."""
+    found = {"date": f"{datetime.now(UTC):%Y-%m-%d}", "python": platform.python_version(), "machine": _machine()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine() -> str:
+    import os
+
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+
+
+def as_data(results: Sequence[Result], parts: Any) -> dict[str, Any]:
+    contests = [
+        {
+            "name": result.contest.name,
+            "steps": result.contest.steps,
+            "targets": [
+                {"target": str(target), "measured": measured, "reached": verdict(target, measured)}
+                for target, measured in result.outcomes()
+            ],
+            "rounds": result.rounds,
+        }
+        for result in results
+    ]
+    return {"circumstances": circumstances(), "contests": contests, "parts": parts}
+
+
+# --- the plot -------------------------------------------------------------------------------------
+
+WIDTH, LEFT, LINE, DECADES = 900, 330, 18, 4  # the axis goes from a tenth of our time to a thousand times
+COLORS = {"LangGraph": "#c0392b", "DBOS": "#8e44ad", "Burr": "#d68910", OURS: "#1f618d"}
+
+
+def plot(results: Sequence[Result]) -> str:
+    """An SVG: for each contest a bar for each contender, its time over ours on a logarithmic axis."""
+    body = "".join(_rows([result for result in results if result.seconds(OURS)]))
+    height = body.count("<text") * LINE + 3 * LINE
+    axis = "".join(
+        f'<line x1="{_x(10**power):.0f}" x2="{_x(10**power):.0f}" y1="{LINE}" y2="{height}" stroke="#ddd"/>'
+        f'<text x="{_x(10**power):.0f}" y="{LINE - 4}" text-anchor="middle">{10**power:g}</text>'
+        for power in range(-1, DECADES)
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif"'
+        f' font-size="12"><rect width="100%" height="100%" fill="white"/>'
+        f'<text x="4" y="{LINE - 4}">time over that of durable_graph</text>{axis}{body}</svg>\n'
+    )
+
+
+def _x(ratio: float) -> float:
+    """Where a ratio is on the axis, from 0.1 on."""
+    return LEFT + max(0.0, log10(ratio) + 1) / DECADES * (WIDTH - LEFT - 60)
+
+
+def _rows(results: Sequence[Result]) -> Iterator[str]:
+    y = 2.0 * LINE
+    for result in results:
+        yield f'<text x="4" y="{y + 12:.0f}" font-weight="bold">{escape(result.contest.name)}</text>'
+        y += LINE
+        for contender in result.contest.contenders:
+            ratio = Target(against=contender.name).measured(result.rounds)
+            if ratio is None:
+                continue
+            color = next((color for name, color in COLORS.items() if contender.name.startswith(name)), "#7f8c8d")
+            width = _x(ratio) - LEFT
+            yield (
+                f'<text x="{LEFT - 6}" y="{y + 12:.0f}" text-anchor="end">{escape(contender.name)}</text>'
+                f'<rect x="{LEFT}" y="{y + 2:.0f}" width="{width:.0f}" height="{LINE - 5}" fill="{color}"/>'
+                f'<text x="{LEFT + width + 4:.0f}" y="{y + 12:.0f}">{ratio:.2f}</text>'
+            )
+            y += LINE
+        y += LINE / 2
