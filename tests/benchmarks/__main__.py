@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results.append(result)
                 say(details(result))
         say(summary(results))
-        found = parts.profiles(bench) if not options.only or PARTS in options.only else {}
+        found = parts.profiles(bench, rounds) if not options.only or PARTS in options.only else {}
         if found:
             say(f"where the time goes\n{parts.table(found)}")
     if options.json:

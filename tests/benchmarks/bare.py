@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def _in_turn(rows: Rows, insert: Insert) -> float:
 def _side_by_side(rows: Rows, inserts: Sequence[Insert]) -> float:
     """The threads' rows dealt out to workers, each thread's in their order."""
     threads = [list(group) for _, group in groupby(rows, key=lambda row: row[0])]
-    shares = [sum(threads[start :: len(inserts)], []) for start in range(len(inserts))]
+    shares = [list(chain.from_iterable(threads[start :: len(inserts)])) for start in range(len(inserts))]
     begun = time.perf_counter()
     with ThreadPoolExecutor(len(inserts)) as pool:
         list(pool.map(_in_turn, shares, inserts))

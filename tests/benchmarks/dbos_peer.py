@@ -84,8 +84,10 @@ def in_postgres(url: str) -> Iterator[None]:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("SET client_min_messages = warning")
         connection.execute(forget)
-        yield
-        connection.execute(forget)
+        try:
+            yield
+        finally:
+            connection.execute(forget)
 
 
 def history(steps: int) -> Figures:

@@ -44,9 +44,11 @@ class Target:
     about: str = ""  # what the figure is, where that is not the contest's name
 
     def __str__(self) -> str:
+        if self.bound is None:
+            return f"(beside it: {self.about})"
         against = f" {LETTERS.get(self.against, self.against)}" if self.against else ""
-        bound = "shown:" if self.bound is None else f"{'≤' if self.at_most else '≥'} {self.bound:g}"
-        return f"{bound}{against}{': ' if self.about else ''}{self.about}"
+        bound = f"{'≤' if self.at_most else '≥'} {self.bound:g}{against}"
+        return f"{bound}, {self.about}" if self.about else bound
 
     def measured(self, rounds: Sequence[Mapping[str, Figures]]) -> float | None:
         """The median over the rounds; None if there is none in which all that it needs took part."""

@@ -19,12 +19,13 @@ by a bare loop: there the insert, in a transaction that is open, is measured alo
 from __future__ import annotations
 
 import sqlite3
+import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import wraps
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -36,7 +37,7 @@ from durable_graph.core import run as engine
 from durable_graph.store import sql
 from tests.benchmarks import bare, ours
 from tests.benchmarks.contests import Bench
-from tests.benchmarks.measure import settled
+from tests.benchmarks.measure import Figures, settled
 from tests.benchmarks.works import Names, Work, counter
 
 # Where each part is entered: owner and name of a function, of a generator function with `steps`.
@@ -54,12 +55,27 @@ PARTS = ("plan", "node", "call", "encode", "hash", "store", "insert, commit", "i
 class Stopwatch:
     """Time by part, each second counted once: for the innermost part at that moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, inside: float = 0.0, outside: float = 0.0) -> None:
+        self.inside, self.outside = inside, outside  # what each call adds to its part, and to the caller
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.entered: defaultdict[str, int] = defaultdict(int)  # how often
         self.left: defaultdict[str, int] = defaultdict(int)  # how often for a part within
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was."""
+        for each in (self.seconds, self.entered, self.left):
+            each.clear()
         self._parts = ["drive"]
         self._since = time.perf_counter()
+
+    def end(self) -> Mapping[str, float]:
+        """The seconds by part until now, without the stopwatch's own."""
+        self.enter("ended")
+        return {
+            part: seconds - self.entered[part] * self.inside - self.left[part] * self.outside
+            for part, seconds in self.seconds.items()
+        }
 
     def enter(self, part: str) -> None:
         now = time.perf_counter()
@@ -108,13 +124,6 @@ class Stopwatch:
 
         return timed
 
-    def own(self, inside: float, outside: float) -> dict[str, float]:
-        """Seconds by part without the stopwatch's own."""
-        return {
-            part: seconds - self.entered[part] * inside - self.left[part] * outside
-            for part, seconds in self.seconds.items()
-        }
-
 
 def own_time(calls: int = 20_000) -> tuple[float, float]:
     """Seconds that a stopwatch adds to a part, and to the caller, for each call."""
@@ -147,7 +156,7 @@ class _TimedConnection(sqlite3.Connection):
 
 
 @contextmanager
-def _watched(watch: Stopwatch) -> Iterator[None]:
+def _wrapped(watch: Stopwatch) -> Iterator[None]:
     connection = type("Timed", (_TimedConnection,), {"watch": watch})
     connect = sqlite3.connect
     with ExitStack() as stack:
@@ -159,9 +168,21 @@ def _watched(watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-def _timed_nodes(work: Work, watch: Stopwatch) -> Work:
-    """The same work, its node and router timed."""
+@dataclass(frozen=True)
+class Watched(Work):
+    """A work with its node and router timed, and the parts of the time that its stream took."""
 
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    parts: dict[str, float] = field(default_factory=dict)
+
+    def consume(self, events: Iterable[Any]) -> Figures:
+        self.watch.begin()
+        figures = super().consume(events)
+        self.parts.update(self.watch.end())
+        return figures
+
+
+def watched(work: Work, watch: Stopwatch) -> Watched:
     class Builder(ours.NAMES.StateGraph):
         def add_node(self, name: Any, node: Any = None, **kwargs: Any) -> Any:
             return super().add_node(name, watch.around("node", node), **kwargs)
@@ -172,52 +193,50 @@ def _timed_nodes(work: Work, watch: Stopwatch) -> Work:
     def draw(names: Names) -> Any:
         return work.draw(names._replace(StateGraph=Builder))
 
-    return Work(draw, work.input, work.events, work.done)
+    return Watched(draw, work.input, work.events, work.done, watch=watch)
 
 
-def profile(run: Callable[[Work], float], steps: int, insert: float | None) -> dict[str, float]:
-    """Microseconds of each part of a step, and "all" of one that nobody watched.
+def profile(run: Callable[[Work], Figures], steps: int, insert: float | None = None) -> dict[str, float]:
+    """Microseconds of each part of a step, their sum, and "alone" of a step that nobody watched.
 
     insert: seconds of a bare insert, to tell it from the commit.
     """
     with settled():
-        plain = run(counter(steps))
-    inside, outside = own_time()
-    watch = Stopwatch()
-    with settled(), _watched(watch):
-        run(_timed_nodes(counter(steps), watch))
-    parts = watch.own(inside, outside)
-    found = {part: 1e6 * seconds / steps for part, seconds in parts.items()}
-    if insert is not None and "insert, commit" in found:
+        plain = run(counter(steps))["seconds"]
+    work = watched(counter(steps), Stopwatch(*own_time()))
+    with settled(), _wrapped(work.watch):
+        run(work)
+    found = {part: 1e6 * seconds / steps for part, seconds in work.parts.items()}
+    if insert is not None:
         both = found.pop("insert, commit")
         found["insert"], found["commit"] = 1e6 * insert, both - 1e6 * insert
-    found["sum"] = sum(found.values())
-    found["alone"] = 1e6 * plain / steps
-    return found
+    return {**found, "sum": sum(found.values()), "alone": 1e6 * plain / steps}
 
 
-def profiles(bench: Bench) -> dict[str, Mapping[str, float]]:
-    """By database."""
-    steps = bench.steps
-    rows = bench.rows(counter(steps))
+def profiles(bench: Bench, rounds: int) -> dict[str, Mapping[str, float]]:
+    """By database; of each part the median of the rounds."""
+    steps, rows = bench.steps, bench.rows(counter(bench.steps))
 
     def on_file(synchronous: str) -> dict[str, float]:
-        def run(work: Work) -> float:
-            return bench.on_file(lambda file: ours.on_sqlite(work, file, synchronous))()["seconds"]
+        insert = bench.on_file(lambda file: bare.sqlite(file, rows, synchronous, group=len(rows)))()["seconds"]
+        run = lambda work: bench.on_file(lambda file: ours.on_sqlite(work, file, synchronous))()  # noqa: E731
+        return profile(run, steps, insert / len(rows))
 
-        insert = bench.on_file(lambda file: bare.sqlite(file, rows, synchronous, group=len(rows)))()
-        return profile(run, steps, insert["seconds"] / len(rows))
+    def in_schema() -> dict[str, float]:
+        return profile(lambda work: bench.in_schema(ours.on_postgres, work, ours=True)(), steps)
 
-    found: dict[str, Mapping[str, float]] = {
-        "SQLite FULL": on_file("FULL"),
-        "SQLite NORMAL": on_file("NORMAL"),
-        "no checkpointer": profile(lambda work: ours.without_checkpointer(work)["seconds"], steps, None),
+    databases: dict[str, Callable[[], dict[str, float]]] = {
+        "SQLite FULL": lambda: on_file("FULL"),
+        "SQLite NORMAL": lambda: on_file("NORMAL"),
+        "no checkpointer": lambda: profile(ours.without_checkpointer, steps),
     }
     if bench.places.server is not None:
-        found["Postgres"] = profile(
-            lambda work: bench.in_schema(ours.on_postgres, work, ours=True)()["seconds"], steps, None
-        )
-    return found
+        databases["Postgres"] = in_schema
+    return {name: _medians([once() for _ in range(rounds)]) for name, once in databases.items()}
+
+
+def _medians(rounds: Sequence[Mapping[str, float]]) -> Mapping[str, float]:
+    return {part: statistics.median(each[part] for each in rounds) for part in rounds[0]}
 
 
 def table(found: Mapping[str, Mapping[str, float]]) -> str:

@@ -27,8 +27,10 @@ class Places:
     def file(self) -> Iterator[Path]:
         """A SQLite file that is not there yet, alone in its folder."""
         folder = Path(tempfile.mkdtemp(dir=self._folder))
-        yield folder / "bench.db"
-        shutil.rmtree(folder)
+        try:
+            yield folder / "bench.db"
+        finally:
+            shutil.rmtree(folder)
 
     @contextmanager
     def schema(self, *, ours: bool = False) -> Iterator[str]:
@@ -43,10 +45,12 @@ class Places:
                 connection.execute(f"SET search_path = {name}")
                 dialect = Postgres(parse_url(self.server)).engine.dialect
                 connection.execute(";".join(creation(dialect)))
-        yield url.render_as_string(False)
-        with psycopg.connect(given.render_as_string(False), autocommit=True) as connection:
-            connection.execute("SET client_min_messages = warning")
-            connection.execute(f"DROP SCHEMA {name} CASCADE")
+        try:
+            yield url.render_as_string(False)
+        finally:
+            with psycopg.connect(given.render_as_string(False), autocommit=True) as connection:
+                connection.execute("SET client_min_messages = warning")
+                connection.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 def schema_of(url: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -27,15 +28,14 @@ PACKAGES = (
 def details(result: Result) -> str:
     """The contenders of a contest: time for each step, and how it compares with ours."""
     contest = result.contest
-    ours = result.seconds(OURS)
     lines = [f"{contest.name}"]
     for contender in contest.contenders:
         seconds = result.seconds(contender.name)
         if seconds is None:
             continue
-        ratio = Target(against=contender.name, at_most=True).measured(result.rounds) if ours else None
-        beside = f"{ratio:10.2f} times" if ratio and contender.name != OURS else ""
-        lines.append(f"    {contender.name:32}{_time(seconds / contest.steps)} per {contest.unit:8}{beside}")
+        ratio = Target(against=contender.name).measured(result.rounds)
+        beside = f"{ratio:9.2f} x ours" if ratio is not None and contender.name != OURS else ""
+        lines.append(f"    {contender.name:32}{_time(seconds / contest.steps)} per {contest.unit:8}{beside}".rstrip())
     return "\n".join(lines) + "\n"
 
 
@@ -45,11 +45,11 @@ def _time(seconds: float) -> str:
 
 def summary(results: Sequence[Result]) -> str:
     """Every target with what was measured."""
-    lines = [f"{'work':52}{'target':68}{'measured':>9}   reached"]
+    lines = [f"{'work':52}{'target':62}{'measured':>9}   reached"]
     for result in results:
         for target, measured in result.outcomes():
             shown = "-" if measured is None else f"{measured:.2f}"
-            lines.append(f"{result.contest.name:52}{target!s:68}{shown:>9}   {verdict(target, measured)}")
+            lines.append(f"{result.contest.name:52}{target!s:62}{shown:>9}   {verdict(target, measured)}")
     return "\n".join(lines) + "\n"
 
 
@@ -73,8 +73,6 @@ def circumstances() -> dict[str, str]:
 
 
 def _machine() -> str:
-    import os
-
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
 
 

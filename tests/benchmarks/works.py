@@ -97,7 +97,7 @@ def counter(steps: int, *, asynchronous: bool = False) -> Work:
 
 def chat(steps: int, messages: Any = APPENDED) -> Work:
     """One node that appends a message of 1 KB. `messages` annotates the list: its reducer or channel."""
-    Chat = TypedDict("Chat", {"messages": messages})
+    Chat = TypedDict("Chat", {"messages": messages})  # noqa: UP013 - an annotation made here is no type expression
 
     def speak(state: Chat) -> dict[str, Any]:
         return {"messages": [message(len(state["messages"]))]}
@@ -116,7 +116,7 @@ def chat(steps: int, messages: Any = APPENDED) -> Work:
 
 
 def message(number: int) -> dict[str, str]:
-    return {"role": "user", "content": text(number)}
+    return {"by": "user", "text": text(number)}
 
 
 @cache
@@ -170,9 +170,14 @@ def sends(number: int) -> Work:
     return Work(draw, {"found": []}, number, lambda values: values["found"] == list(range(number)))
 
 
+class Large(TypedDict):
+    large: list
+    n: int
+    note: str
+
+
 def beside(steps: int, kilobytes: int) -> Work:
     """A node that changes 1 KB beside a value of so many kilobytes."""
-    Large = TypedDict("Large", {"large": list, "n": int, "note": str})
 
     def change(state: Large) -> dict[str, Any]:
         return {"n": state["n"] + 1, "note": text(state["n"])}
