@@ -48,6 +48,8 @@ def summary(results: Sequence[Result]) -> str:
     lines = [f"{'work':52}{'target':62}{'measured':>9}   reached"]
     for result in results:
         for target, measured in result.outcomes():
+            if measured is None and target.bound is None:
+                continue
             shown = "-" if measured is None else f"{measured:.2f}"
             lines.append(f"{result.contest.name:52}{target!s:62}{shown:>9}   {verdict(target, measured)}")
     return "\n".join(lines) + "\n"
