@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,7 +19,20 @@ from sqlalchemy import URL
 from tests.benchmarks import __main__ as command
 from tests.benchmarks import ours, parts
 from tests.benchmarks.contests import CONTESTS, GUARDED, Bench, needs_postgres
-from tests.benchmarks.measure import LIMIT, OURS, Contender, Contest, Result, Target, measured
+from tests.benchmarks.measure import (
+    LIMIT,
+    OURS,
+    TURNS,
+    Contender,
+    Contest,
+    Result,
+    Stepper,
+    Steps,
+    Target,
+    in_turns,
+    measured,
+    whole,
+)
 from tests.benchmarks.places import Places
 from tests.benchmarks.works import Work, counter
 
@@ -58,9 +72,50 @@ def test_the_limit_writes_the_same_bytes(bench: Bench) -> None:
 def test_work_that_was_not_done_has_no_figures() -> None:
     work = counter(3)
     with pytest.raises(AssertionError, match="2 events instead of 3"):
-        work.consume([1, 2])
+        work.timed([1, 2])
     with pytest.raises(AssertionError, match="state at the end is wrong"):
         work.check({"n": 2})
+
+
+# --- turns --------------------------------------------------------------------------------------
+
+
+def stepper(name: str, events: int, log: list[str], told: int | None = None) -> Stepper:
+    """One that notes its events; `told`: how many it has, where that is not what it promises."""
+
+    def steps() -> Steps:
+        log.append(f"{name} begins")
+        yield
+        for number in range(events if told is None else told):
+            log.append(f"{name}{number}")
+            yield
+        log.append(f"{name} ends")
+        return {"bytes": 1}
+
+    return Stepper(name, steps, events)
+
+
+def test_contenders_take_turns_within_a_run() -> None:
+    log: list[str] = []
+    found = in_turns([stepper("a", 2 * TURNS, log), stepper("b", TURNS, log)])
+    assert log[:8] == ["a begins", "b begins", "a0", "a1", "b0", "a2", "a3", "b1"]
+    assert log[-2:] == ["a ends", "b ends"]
+    assert [figures.keys() for figures in found.values()] == [{"seconds", "late", "bytes"}] * 2
+
+
+@pytest.mark.parametrize("told", [2, 4])
+def test_a_run_has_as_many_events_as_it_promises(told: int) -> None:
+    with pytest.raises(AssertionError, match="has only 2 events|has more than 3 events"):
+        in_turns([stepper("a", 3, [], told)])
+
+
+def test_only_some_rounds_and_apart() -> None:
+    log: list[str] = []
+    rare = replace(stepper("b", 1, log), rounds=1)
+    background = replace(stepper("c", 1, log), apart=True)
+    result = measured(Contest("", [background, stepper("a", 1, log), rare], [], 1), rounds=2)
+    assert [each for each in log if each.endswith("begins")] == [f"{name} begins" for name in "abcac"]
+    assert [each.keys() for each in result.rounds] == [{"a", "b", "c"}, {"a", "c"}]
 
 
 # --- figures ------------------------------------------------------------------------------------
@@ -204,4 +259,4 @@ def test_a_work_can_be_drawn_again() -> None:
     """Every round draws it anew: nothing of a run may stay in it."""
     work: Work = counter(5)
     for _ in range(2):
-        assert ours.without_checkpointer(work)["seconds"] > 0
+        assert whole(ours.without_checkpointer(work)) > 0

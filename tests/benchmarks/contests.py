@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from typing import Any
 from durable_graph.codec import Codec
 from tests.benchmarks import bare, ours
 from tests.benchmarks.bare import Rows
-from tests.benchmarks.measure import LANGGRAPH, LIMIT, OURS, Contender, Contest, Figures, Target
+from tests.benchmarks.measure import LANGGRAPH, LIMIT, OURS, Contender, Contest, Figures, Stepper, Steps, Target, whole
 from tests.benchmarks.places import Places, writing_transactions
 from tests.benchmarks.processes import fresh
 from tests.benchmarks.works import Work, beside, chat, check, counter, message, onto, parallel, sends
 
-FEW = 3  # rounds of contenders that take long
+MANY, FEW = 1000, 3  # rounds at most; few of contenders that take long
 AHEAD = "bare loop that knows all rows"
 WORKERS = 16
 
@@ -50,8 +50,9 @@ class Bench:
     def burr(self) -> bool:
         return self.has("burr")
 
+    # A run with a fresh file or schema after the given arguments:
+
     def on_file(self, run: Callable[..., Figures], *args: Any, **kwargs: Any) -> Callable[[], Figures]:
-        """`run` with a fresh file after the given arguments."""
 
         def it() -> Figures:
             with self.places.file() as file:
@@ -63,6 +64,22 @@ class Bench:
         def it() -> Figures:
             with self.places.schema(ours=ours) as url:
                 return run(*args, url)
+
+        return it
+
+    def steps_on_file(self, steps: Callable[..., Steps], *args: Any, **kwargs: Any) -> Callable[[], Steps]:
+        def it() -> Steps:
+            with self.places.file() as file:
+                return (yield from steps(*args, file, **kwargs))
+
+        return it
+
+    def steps_in_schema(
+        self, steps: Callable[..., Steps], *args: Any, ours: bool = False, **kwargs: Any
+    ) -> Callable[[], Steps]:
+        def it() -> Steps:
+            with self.places.schema(ours=ours) as url:
+                return (yield from steps(*args, url, **kwargs))
 
         return it
 
@@ -83,81 +100,88 @@ def _importable(module: str) -> bool:
 
 @contextmanager
 def counter_sqlite_full(bench: Bench) -> Iterator[Contest]:
-    work, rows = counter(bench.steps), bench.rows(counter(bench.steps))
-    contenders = [
-        Contender(LIMIT, bench.on_file(lambda file: bare.sqlite(file, rows))),
-        Contender(OURS, bench.on_file(ours.on_sqlite, work)),
-    ]
+    work = counter(bench.steps)
+    contenders = _on_sqlite(bench, work)
     if bench.langgraph:
-        from tests.benchmarks import langgraph_peer as peer
+        from tests.benchmarks import langgraph_peer
 
-        contenders += [
-            Contender(LANGGRAPH, bench.on_file(lambda file: peer.on_sqlite(work, file))),
-            Contender("LangGraph async", bench.on_file(lambda file: peer.on_sqlite(work, file, "async"))),
-        ]
+        later = bench.steps_on_file(langgraph_peer.on_sqlite, work, durability="async")
+        contenders.append(Stepper("LangGraph async", later, work.events, FEW, apart=True))
     if bench.dbos:
         from tests.benchmarks import dbos_peer
 
-        contenders.append(Contender("DBOS", bench.on_file(dbos_peer.on_sqlite, dbos_peer.counter, bench.steps), FEW))
+        run = bench.on_file(dbos_peer.on_sqlite, dbos_peer.counter, bench.steps)
+        contenders.append(Contender("DBOS", run, FEW))
     if bench.burr:
         from tests.benchmarks import burr_peer
 
-        contenders.append(Contender("Burr (no WAL)", bench.on_file(burr_peer.run, work), FEW))
+        contenders.append(Stepper("Burr (no WAL)", bench.steps_on_file(burr_peer.steps, work), work.events, FEW))
     targets = [Target(0.85, LIMIT), Target(5, LANGGRAPH)]
     yield Contest("counter, SQLite FULL", contenders, targets, bench.steps)
 
 
 @contextmanager
 def counter_sqlite_normal(bench: Bench) -> Iterator[Contest]:
-    work, rows = counter(bench.steps), bench.rows(counter(bench.steps))
-    contenders = [
-        Contender(LIMIT, bench.on_file(lambda file: bare.sqlite(file, rows, "NORMAL"))),
-        Contender(OURS, bench.on_file(lambda file: ours.on_sqlite(work, file, "NORMAL"))),
-    ]
-    if bench.langgraph:
-        from tests.benchmarks import langgraph_peer as peer
-
-        normal = bench.on_file(lambda file: peer.on_sqlite(work, file, synchronous="NORMAL"))
-        contenders.append(Contender(LANGGRAPH, normal))
+    contenders = _on_sqlite(bench, counter(bench.steps), "NORMAL")
     yield Contest("counter, SQLite NORMAL", contenders, [Target(0.5, LIMIT)], bench.steps)
 
 
 @contextmanager
 def counter_postgres(bench: Bench) -> Iterator[Contest]:
-    work, rows = counter(bench.steps), bench.rows(counter(bench.steps))
-    contenders = [
-        Contender(LIMIT, bench.in_schema(lambda url: bare.postgres(url, rows))),
-        Contender(OURS, bench.in_schema(ours.on_postgres, work, ours=True)),
-    ]
+    work = counter(bench.steps)
+    contenders = _on_postgres(bench, work)
     if bench.langgraph:
-        from tests.benchmarks import langgraph_peer as peer
+        from tests.benchmarks import langgraph_peer
 
-        contenders += [
-            Contender(LANGGRAPH, bench.in_schema(lambda url: peer.on_postgres(work, url))),
-            Contender("LangGraph async", bench.in_schema(lambda url: peer.on_postgres(work, url, "async"))),
-        ]
+        later = bench.steps_in_schema(langgraph_peer.on_postgres, work, durability="async")
+        contenders.append(Stepper("LangGraph async", later, work.events, FEW, apart=True))
     if bench.dbos:
         from tests.benchmarks import dbos_peer
 
-        contenders.append(
-            Contender("DBOS", bench.in_schema(dbos_peer.on_postgres, dbos_peer.counter, bench.steps), FEW)
-        )
+        run = bench.in_schema(dbos_peer.on_postgres, dbos_peer.counter, bench.steps)
+        contenders.append(Contender("DBOS", run, FEW))
     targets = [Target(0.8, LIMIT), Target(6, LANGGRAPH)]
     yield Contest("counter, Postgres", contenders, targets, bench.steps)
+
+
+def _on_sqlite(bench: Bench, work: Work, synchronous: str = "FULL", rounds: int = MANY) -> list[Contender | Stepper]:
+    """The bare loop, this library, LangGraph."""
+    rows = bench.rows(work)
+    limit = bench.steps_on_file(bare.sqlite, rows, synchronous=synchronous)
+    mine = bench.steps_on_file(ours.on_sqlite, work, synchronous=synchronous)
+    contenders: list[Contender | Stepper] = [Stepper(LIMIT, limit, work.events), Stepper(OURS, mine, work.events)]
+    if bench.langgraph:
+        from tests.benchmarks import langgraph_peer
+
+        theirs = bench.steps_on_file(langgraph_peer.on_sqlite, work, synchronous=synchronous)
+        contenders.append(Stepper(LANGGRAPH, theirs, work.events, rounds))
+    return contenders
+
+
+def _on_postgres(bench: Bench, work: Work, rounds: int = MANY) -> list[Contender | Stepper]:
+    limit = bench.steps_in_schema(bare.postgres, bench.rows(work))
+    mine = bench.steps_in_schema(ours.on_postgres, work, ours=True)
+    contenders: list[Contender | Stepper] = [Stepper(LIMIT, limit, work.events), Stepper(OURS, mine, work.events)]
+    if bench.langgraph:
+        from tests.benchmarks import langgraph_peer
+
+        theirs = bench.steps_in_schema(langgraph_peer.on_postgres, work)
+        contenders.append(Stepper(LANGGRAPH, theirs, work.events, rounds))
+    return contenders
 
 
 @contextmanager
 def no_checkpointer(bench: Bench) -> Iterator[Contest]:
     work = counter(bench.steps)
-    contenders = [Contender(OURS, lambda: ours.without_checkpointer(work))]
+    contenders = [Stepper(OURS, lambda: ours.without_checkpointer(work), work.events)]
     if bench.langgraph:
         from tests.benchmarks import langgraph_peer
 
-        contenders.append(Contender("LangGraph", lambda: langgraph_peer.without_checkpointer(work)))
+        contenders.append(Stepper("LangGraph", lambda: langgraph_peer.without_checkpointer(work), work.events))
     if bench.burr:
         from tests.benchmarks import burr_peer
 
-        contenders.append(Contender("Burr", lambda: burr_peer.run(work)))
+        contenders.append(Stepper("Burr", lambda: burr_peer.steps(work), work.events))
     yield Contest("no checkpointer", contenders, [Target(15, "LangGraph"), Target(2, "Burr")], bench.steps)
 
 
@@ -169,131 +193,104 @@ SYNC = "durable_graph, sync"
 @contextmanager
 def async_sqlite(bench: Bench) -> Iterator[Contest]:
     work, awork = counter(bench.steps), counter(bench.steps, asynchronous=True)
-    contenders = [
-        Contender(SYNC, bench.on_file(ours.on_sqlite, work)),
+    contenders: list[Contender | Stepper] = [
+        Stepper(SYNC, bench.steps_on_file(ours.on_sqlite, work), work.events),
         Contender(OURS, bench.on_file(lambda file: ours.arun(awork, ours.sqlite_url(file)))),
     ]
     if bench.langgraph:
         from tests.benchmarks import langgraph_peer
 
-        contenders.append(Contender(LANGGRAPH, bench.on_file(langgraph_peer.aon_sqlite, awork)))
+        contenders.append(Contender(LANGGRAPH, bench.on_file(langgraph_peer.aon_sqlite, awork), FEW))
     yield Contest("async, SQLite FULL", contenders, [Target(0.7, SYNC), Target(7, LANGGRAPH)], bench.steps)
 
 
 @contextmanager
 def async_postgres(bench: Bench) -> Iterator[Contest]:
     work, awork = counter(bench.steps), counter(bench.steps, asynchronous=True)
-    contenders = [
-        Contender(SYNC, bench.in_schema(ours.on_postgres, work, ours=True)),
+    contenders: list[Contender | Stepper] = [
+        Stepper(SYNC, bench.steps_in_schema(ours.on_postgres, work, ours=True), work.events),
         Contender(OURS, bench.in_schema(ours.arun, awork, ours=True)),
     ]
     if bench.langgraph:
         from tests.benchmarks import langgraph_peer
 
-        contenders.append(Contender(LANGGRAPH, bench.in_schema(langgraph_peer.aon_postgres, awork)))
+        contenders.append(Contender(LANGGRAPH, bench.in_schema(langgraph_peer.aon_postgres, awork), FEW))
     yield Contest("async, Postgres", contenders, [Target(0.7, SYNC), Target(7, LANGGRAPH)], bench.steps)
 
 
 # --- chat: what is there grows, the step does not -------------------------------------------------
 
+DELTA = "LangGraph DeltaChannel"
 
-def _chat_targets(limit: float, peer: float) -> list[Target]:
-    on_disk = "bytes on disk over payload"
-    late = "last tenth over first tenth, time"
+
+def _chat_targets(work: Work, limit: float, peer: float) -> list[Target]:
+    on_disk, late = "bytes on disk over payload", "last tenth over first tenth, time"
+    rivals = (LIMIT, LANGGRAPH, DELTA, "DBOS")
+    stored = Target(2.0, figure="bytes", at_most=True, per=work.payload, about=on_disk)
     return [
         Target(limit, LIMIT),
         Target(peer, LANGGRAPH),
         Target(1.15, figure="late", at_most=True, about=late),
-        Target(figure="late", of=LANGGRAPH, about=f"{late}, LangGraph"),
-        Target(2.0, figure="stored", at_most=True, about=on_disk),
-        *(Target(figure="stored", of=who, about=f"{on_disk}, {who}") for who in (LIMIT, LANGGRAPH, DELTA, "DBOS")),
+        Target(figure="late", of=LANGGRAPH, about=f"{late}, {LANGGRAPH}"),
+        stored,
+        *(replace(stored, bound=None, of=who, about=f"{on_disk}, {who}") for who in rivals),
     ]
-
-
-DELTA = "LangGraph DeltaChannel"
-
-
-def _stored(work: Work, run: Callable[[], Figures]) -> Callable[[], Figures]:
-    """With the bytes on disk over those that the nodes returned."""
-
-    def it() -> Figures:
-        figures = run()
-        return {**figures, "stored": figures["bytes"] / work.payload}
-
-    return it
 
 
 @contextmanager
 def chat_sqlite(bench: Bench) -> Iterator[Contest]:
-    work, rows = chat(bench.steps), bench.rows(chat(bench.steps))
-    contenders = [
-        Contender(LIMIT, _stored(work, bench.on_file(lambda file: bare.sqlite(file, rows)))),
-        Contender(OURS, _stored(work, bench.on_file(ours.on_sqlite, work))),
-    ]
+    work = chat(bench.steps)
+    contenders = _on_sqlite(bench, work, rounds=FEW)
     if bench.langgraph:
-        from tests.benchmarks import langgraph_peer as peer
+        from tests.benchmarks import langgraph_peer
 
-        delta = peer.delta_chat(bench.steps)
-        contenders += [
-            Contender(LANGGRAPH, _stored(work, bench.on_file(peer.on_sqlite, work)), FEW),
-            Contender(DELTA, _stored(work, bench.on_file(peer.on_sqlite, delta)), FEW),
-        ]
+        delta = bench.steps_on_file(langgraph_peer.on_sqlite, langgraph_peer.delta_chat(bench.steps))
+        contenders.append(Stepper(DELTA, delta, work.events, FEW))
     if bench.dbos:
         from tests.benchmarks import dbos_peer
 
         run = bench.on_file(dbos_peer.on_sqlite, dbos_peer.chat, bench.steps)
-        contenders.append(Contender("DBOS", _stored(work, run), FEW))
-    yield Contest("chat of 1 KB appended, SQLite FULL", contenders, _chat_targets(0.8, 20), bench.steps)
+        contenders.append(Contender("DBOS", run, FEW))
+    yield Contest("chat of 1 KB appended, SQLite FULL", contenders, _chat_targets(work, 0.8, 20), bench.steps)
 
 
 @contextmanager
 def chat_postgres(bench: Bench) -> Iterator[Contest]:
-    work, rows = chat(bench.steps), bench.rows(chat(bench.steps))
-    contenders = [
-        Contender(LIMIT, _stored(work, bench.in_schema(lambda url: bare.postgres(url, rows)))),
-        Contender(OURS, _stored(work, bench.in_schema(ours.on_postgres, work, ours=True))),
-    ]
+    work = chat(bench.steps)
+    contenders = _on_postgres(bench, work, rounds=FEW)
     if bench.langgraph:
-        from tests.benchmarks import langgraph_peer as peer
+        from tests.benchmarks import langgraph_peer
 
-        delta = peer.delta_chat(bench.steps)
-        contenders += [
-            Contender(LANGGRAPH, _stored(work, bench.in_schema(peer.on_postgres, work)), FEW),
-            Contender(DELTA, _stored(work, bench.in_schema(peer.on_postgres, delta)), FEW),
-        ]
+        delta = bench.steps_in_schema(langgraph_peer.on_postgres, langgraph_peer.delta_chat(bench.steps))
+        contenders.append(Stepper(DELTA, delta, work.events, FEW))
     if bench.dbos:
         from tests.benchmarks import dbos_peer
 
         run = bench.in_schema(dbos_peer.on_postgres, dbos_peer.chat, bench.steps)
-        contenders.append(Contender("DBOS", _stored(work, run), FEW))
-    yield Contest("chat of 1 KB appended, Postgres", contenders, _chat_targets(0.8, 15), bench.steps)
+        contenders.append(Contender("DBOS", run, FEW))
+    yield Contest("chat of 1 KB appended, Postgres", contenders, _chat_targets(work, 0.8, 15), bench.steps)
 
 
 # --- side by side ---------------------------------------------------------------------------------
 
 
-def _with_langgraph(bench: Bench, work: Work, run: Callable[[], Figures], backend: str) -> list[Contender]:
-    contenders = [Contender(OURS, run)]
-    if bench.langgraph:
-        from tests.benchmarks import langgraph_peer as peer
-
-        sqlite, postgres = bench.on_file(peer.on_sqlite, work), bench.in_schema(peer.on_postgres, work)
-        contenders.append(Contender(LANGGRAPH, sqlite if backend == "sqlite" else postgres, FEW))
-    return contenders
-
-
 @contextmanager
 def parallel_sqlite(bench: Bench) -> Iterator[Contest]:
     work = parallel(max(1, bench.steps // 10))
-    contenders = _with_langgraph(bench, work, bench.on_file(ours.on_sqlite, work), "sqlite")
-    yield Contest("10 parallel nodes and a join, SQLite FULL", contenders, [Target(8, LANGGRAPH)], work.events, "event")
+    targets = [Target(None, LIMIT, about="of L"), Target(8, LANGGRAPH)]
+    name = "10 parallel nodes and a join, SQLite FULL"
+    yield Contest(name, _on_sqlite(bench, work, rounds=FEW), targets, work.events, "event")
 
 
 @contextmanager
 def parallel_postgres(bench: Bench) -> Iterator[Contest]:
     work = parallel(max(1, bench.steps // 10))
-    contenders = _with_langgraph(bench, work, bench.in_schema(ours.on_postgres, work, ours=True), "postgres")
-    yield Contest("10 parallel nodes and a join, Postgres", contenders, [Target(8, LANGGRAPH)], work.events, "event")
+    targets = [Target(None, LIMIT, about="of L"), Target(8, LANGGRAPH)]
+    name = "10 parallel nodes and a join, Postgres"
+    yield Contest(name, _on_postgres(bench, work, rounds=FEW), targets, work.events, "event")
+
+
+# In these a contender runs as a whole: the tasks of one superstep go on whether its events are asked for or not.
 
 
 def _send_targets(number: int) -> list[Target]:
@@ -305,13 +302,19 @@ def _send_targets(number: int) -> list[Target]:
 def send_sqlite(bench: Bench) -> Iterator[Contest]:
     work = sends(max(1, bench.steps // 2))
 
-    def run(file: Path) -> Figures:
-        return {**ours.on_sqlite(work, file), "commits": commits}
+    def run(file: Path) -> Steps:
+        figures = yield from ours.on_sqlite(work, file)
+        return {**figures, "commits": commits}
 
     with bench.places.file() as file, ours.counting_commits() as counted:  # apart: to listen takes time
-        ours.on_sqlite(work, file)
+        whole(ours.on_sqlite(work, file))
         commits = counted()
-    contenders = _with_langgraph(bench, work, bench.on_file(run), "sqlite")
+    contenders = [Stepper(OURS, bench.steps_on_file(run), work.events, apart=True)]
+    if bench.langgraph:
+        from tests.benchmarks import langgraph_peer
+
+        theirs = bench.steps_on_file(langgraph_peer.on_sqlite, work)
+        contenders.append(Stepper(LANGGRAPH, theirs, work.events, apart=True))
     name = f"Send of {work.events} in one superstep, SQLite FULL"
     yield Contest(name, contenders, _send_targets(work.events), work.events, "event")
 
@@ -320,12 +323,17 @@ def send_sqlite(bench: Bench) -> Iterator[Contest]:
 def send_postgres(bench: Bench) -> Iterator[Contest]:
     work = sends(max(1, bench.steps // 2))
 
-    def run(url: str) -> Figures:
+    def run(url: str) -> Steps:
         before = writing_transactions(url)
-        figures = ours.on_postgres(work, url)
+        figures = yield from ours.on_postgres(work, url)
         return {**figures, "commits": writing_transactions(url) - before - 1}
 
-    contenders = _with_langgraph(bench, work, bench.in_schema(run, ours=True), "postgres")
+    contenders = [Stepper(OURS, bench.steps_in_schema(run, ours=True), work.events, apart=True)]
+    if bench.langgraph:
+        from tests.benchmarks import langgraph_peer
+
+        theirs = bench.steps_in_schema(langgraph_peer.on_postgres, work)
+        contenders.append(Stepper(LANGGRAPH, theirs, work.events, apart=True))
     name = f"Send of {work.events} in one superstep, Postgres"
     yield Contest(name, contenders, _send_targets(work.events), work.events, "event")
 
@@ -336,8 +344,8 @@ def threads_sqlite(bench: Bench) -> Iterator[Contest]:
     with bench.places.file() as file:
         rows = ours.rows_of_fleet(work, file, threads)
     contenders = [
-        Contender(LIMIT, bench.on_file(lambda file: bare.sqlite_workers(file, rows, WORKERS))),
-        Contender(AHEAD, bench.on_file(lambda file: bare.sqlite(file, rows, group=WORKERS))),
+        Contender(LIMIT, bench.on_file(lambda file: bare.sqlite_workers(rows, file, WORKERS))),
+        Contender(AHEAD, bench.on_file(lambda file: bare.sqlite_groups(rows, file, "FULL", WORKERS))),
         Contender(OURS, bench.on_file(lambda file: ours.fleet(work, ours.sqlite_url(file), threads, WORKERS))),
     ]
     if bench.langgraph:
@@ -369,7 +377,7 @@ def threads_postgres(bench: Bench) -> Iterator[Contest]:
             return ours.fleet(work, url, threads, WORKERS)
 
     contenders = [
-        Contender(LIMIT, bench.in_schema(lambda url: bare.postgres(url, rows, WORKERS))),
+        Contender(LIMIT, bench.in_schema(lambda url: bare.postgres_workers(rows, url, WORKERS))),
         Contender(OURS, bench.in_schema(run, ours=True)),
     ]
     if bench.langgraph:
@@ -399,7 +407,7 @@ def resume(bench: Bench, times: int = 1) -> Iterator[Contest]:
     steps = bench.steps * times
     with ExitStack() as stack:
         file, blob = stack.enter_context(bench.places.file()), stack.enter_context(bench.places.file())
-        ours.run(chat(steps), ours.sqlite_url(file, "NORMAL"))
+        whole(ours.on_sqlite(chat(steps), file, "NORMAL"))
         _make_blob(blob, steps)
 
         def loaded(job: str, who: str, file: Path) -> Figures:
@@ -460,7 +468,7 @@ def resume_bounded(bench: Bench) -> Iterator[Contest]:
     with bench.places.file() as short, bench.places.file() as long:
         sizes = {"short": (short, bench.steps), "long": (long, bench.steps * 10)}
         for file, steps in sizes.values():
-            ours.run(counter(steps), ours.sqlite_url(file, "NORMAL"))
+            whole(ours.on_sqlite(counter(steps), file, "NORMAL"))
 
         def loaded(which: str) -> Figures:
             file, steps = sizes[which]
@@ -498,7 +506,7 @@ def reading_sqlite(bench: Bench) -> Iterator[Contest]:
     with ExitStack() as stack:
         file = stack.enter_context(bench.places.file())
         url = ours.sqlite_url(file)
-        ours.run(work, url)
+        whole(ours.steps(work, url))
         contenders = [
             Contender(SELECT, lambda: bare.select_sqlite(file, "a", work.events + 1)),
             Contender(OURS, lambda: ours.replay(url, work)),
@@ -508,7 +516,7 @@ def reading_sqlite(bench: Bench) -> Iterator[Contest]:
             from tests.benchmarks import langgraph_peer as peer
 
             saver = stack.enter_context(peer.sqlite_saver(stack.enter_context(bench.places.file())))
-            peer.run(work, saver, "sync")
+            whole(peer.steps(work, saver))
             contenders.append(Contender(LANGGRAPH, lambda: peer.history(work, saver), FEW))
         if bench.dbos:
             from tests.benchmarks import dbos_peer
@@ -524,7 +532,7 @@ def reading_postgres(bench: Bench) -> Iterator[Contest]:
     work = counter(bench.steps)
     with ExitStack() as stack:
         url = stack.enter_context(bench.places.schema(ours=True))
-        ours.run(work, url)
+        whole(ours.steps(work, url))
         contenders = [
             Contender(SELECT, lambda: bare.select_postgres(url, "a", work.events + 1)),
             Contender(OURS, lambda: ours.replay(url, work)),
@@ -534,7 +542,7 @@ def reading_postgres(bench: Bench) -> Iterator[Contest]:
             from tests.benchmarks import langgraph_peer as peer
 
             saver = stack.enter_context(peer.postgres_saver(stack.enter_context(bench.places.schema())))
-            peer.run(work, saver, "sync")
+            whole(peer.steps(work, saver))
             contenders.append(Contender(LANGGRAPH, lambda: peer.history(work, saver), FEW))
         yield _reading(contenders, work.events, "history and replay, Postgres")
 
@@ -576,11 +584,13 @@ def large_onto(bench: Bench) -> Iterator[Contest]:
 def _large(bench: Bench, work: Callable[[int, int], Work], name: str) -> Contest:
     steps, kilobytes = max(3, bench.steps // 10), bench.steps * 10
 
-    def run(size: int) -> Callable[[], Figures]:
-        return bench.on_file(lambda file: ours.on_sqlite(work(steps, size), file, "NORMAL"))
+    def stepper(name: str, size: int) -> Stepper:
+        # The first two events pay for the input and its snapshot.
+        run = bench.steps_on_file(ours.on_sqlite, work(steps, size), synchronous="NORMAL")
+        return Stepper(name, run, steps, timed_from=2)
 
     large = f"{kilobytes / 1000:g} MB of state"
-    contenders = [Contender(SMALL, run(10)), Contender(large, run(kilobytes))]
+    contenders = [stepper(SMALL, 10), stepper(large, kilobytes)]
     # No cost in proportion: room for what noise there is, and none for a copy of ten megabytes.
     targets = [Target(1.3, SMALL, of=large, at_most=True, about=f"a step with {large}")]
     return Contest(f"{name}, SQLite NORMAL", contenders, targets, steps - 2)

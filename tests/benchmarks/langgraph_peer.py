@@ -21,7 +21,7 @@ from langgraph.types import Send
 from psycopg.rows import dict_row
 from psycopg_pool import ConnectionPool
 
-from tests.benchmarks.measure import Figures
+from tests.benchmarks.measure import Figures, Steps
 from tests.benchmarks.places import file_bytes, schema_bytes
 from tests.benchmarks.works import Names, Work, chat, check, message
 
@@ -55,24 +55,25 @@ def postgres_saver(url: str, connections: int = 1) -> Iterator[PostgresSaver]:
         yield saver
 
 
-def run(work: Work, saver: Any, durability: str) -> Figures:
+def steps(work: Work, saver: Any, durability: str = "sync") -> Steps:
     graph = work.draw(NAMES).compile(checkpointer=saver)
-    events = graph.stream(work.input, config(), stream_mode="updates", durability=durability)
-    figures = work.consume(events)
+    yield
+    for _ in graph.stream(work.input, config(), stream_mode="updates", durability=durability):
+        yield
     work.check(graph.get_state(config()).values)
-    return figures
+    return {}
 
 
-def on_sqlite(work: Work, file: Path, durability: str = "sync", synchronous: str = "FULL") -> Figures:
+def on_sqlite(work: Work, file: Path, durability: str = "sync", synchronous: str = "FULL") -> Steps:
     with sqlite_saver(file, synchronous) as saver:
-        figures = run(work, saver, durability)
-    return {**figures, "bytes": file_bytes(file)}
+        yield from steps(work, saver, durability)
+    return {"bytes": file_bytes(file)}
 
 
-def on_postgres(work: Work, url: str, durability: str = "sync") -> Figures:
+def on_postgres(work: Work, url: str, durability: str = "sync") -> Steps:
     with postgres_saver(url) as saver:
-        figures = run(work, saver, durability)
-    return {**figures, "bytes": schema_bytes(url)}
+        yield from steps(work, saver, durability)
+    return {"bytes": schema_bytes(url)}
 
 
 def aon_sqlite(work: Work, file: Path) -> Figures:
@@ -96,23 +97,20 @@ def aon_postgres(work: Work, url: str) -> Figures:
 async def _arun(work: Work, saver: Any) -> Figures:
     graph = work.draw(NAMES).compile(checkpointer=saver)
     events = graph.astream(work.input, config(), stream_mode="updates", durability="sync")
-    figures = await work.aconsume(events)
+    figures = await work.atimed(events)
     work.check((await graph.aget_state(config())).values)
     return figures
 
 
-def without_checkpointer(work: Work) -> Figures:
+def without_checkpointer(work: Work) -> Steps:
     values: dict[str, Any] = {}
     graph = work.draw(NAMES).compile()
-
-    def events() -> Iterator[Any]:
-        for update in graph.stream(work.input, {"recursion_limit": LIMIT}, stream_mode="updates"):
-            values.update(*update.values())
-            yield update
-
-    figures = work.consume(events())
+    yield
+    for update in graph.stream(work.input, {"recursion_limit": LIMIT}, stream_mode="updates"):
+        values.update(*update.values())
+        yield
     work.check(values)
-    return figures
+    return {}
 
 
 def fleet(work: Work, saver: Any, threads: int, workers: int) -> Figures:
@@ -133,7 +131,7 @@ def fleet(work: Work, saver: Any, threads: int, workers: int) -> Figures:
 
 
 def history(work: Work, saver: Any) -> Figures:
-    """Of a thread that `run` has made."""
+    """Of a thread that `steps` has made."""
     graph = work.draw(NAMES).compile(checkpointer=saver)
     begun = time.perf_counter()
     count = sum(1 for _ in graph.get_state_history(config()))

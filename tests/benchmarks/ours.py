@@ -15,7 +15,7 @@ from unittest import mock
 from durable_graph import END, START, Log, Send, StateGraph
 from durable_graph.store import databases
 from tests.benchmarks.bare import Rows, rows_in
-from tests.benchmarks.measure import Figures
+from tests.benchmarks.measure import Figures, Steps, whole
 from tests.benchmarks.places import connections, file_bytes, schema_bytes
 from tests.benchmarks.works import Names, Work, check
 
@@ -27,48 +27,47 @@ def sqlite_url(file: Path, synchronous: str = "FULL") -> str:
     return f"sqlite:///{file}?synchronous={synchronous}"
 
 
-def run(work: Work, url: str) -> Figures:
+def steps(work: Work, url: str) -> Steps:
     with work.draw(NAMES).compile(url) as graph:
         graph.get_state(CONFIG)  # opens the database
-        figures = work.consume(graph.stream(work.input, CONFIG))
+        yield
+        for _ in graph.stream(work.input, CONFIG):
+            yield
         work.check(graph.get_state(CONFIG).values)
-    return figures
+    return {}
+
+
+def on_sqlite(work: Work, file: Path, synchronous: str = "FULL") -> Steps:
+    """`steps`, and the bytes on disk then."""
+    yield from steps(work, sqlite_url(file, synchronous))
+    return {"bytes": file_bytes(file)}
+
+
+def on_postgres(work: Work, url: str) -> Steps:
+    yield from steps(work, url)
+    return {"bytes": schema_bytes(url)}
+
+
+def without_checkpointer(work: Work) -> Steps:
+    values: dict[str, Any] = {}
+    graph = work.draw(NAMES).compile(False)
+    yield
+    for update in graph.stream(work.input):
+        values.update(*update.values())
+        yield
+    work.check(values)
+    return {}
 
 
 def arun(work: Work, url: str) -> Figures:
     async def consume() -> Figures:
         with work.draw(NAMES).compile(url) as graph:
             await graph.aget_state(CONFIG)
-            figures = await work.aconsume(graph.astream(work.input, CONFIG))
+            figures = await work.atimed(graph.astream(work.input, CONFIG))
             work.check((await graph.aget_state(CONFIG)).values)
         return figures
 
     return asyncio.run(consume())
-
-
-def on_sqlite(work: Work, file: Path, synchronous: str = "FULL") -> Figures:
-    """`run`, and the bytes on disk then."""
-    figures = run(work, sqlite_url(file, synchronous))
-    return {**figures, "bytes": file_bytes(file)}
-
-
-def on_postgres(work: Work, url: str) -> Figures:
-    figures = run(work, url)
-    return {**figures, "bytes": schema_bytes(url)}
-
-
-def without_checkpointer(work: Work) -> Figures:
-    values: dict[str, Any] = {}
-    graph = work.draw(NAMES).compile(False)
-
-    def events() -> Iterator[Any]:
-        for update in graph.stream(work.input):
-            values.update(*update.values())
-            yield update
-
-    figures = work.consume(events())
-    work.check(values)
-    return figures
 
 
 # --- many threads -------------------------------------------------------------------------------
@@ -105,7 +104,7 @@ def at_most(number: int) -> Iterator[None]:
 
 def rows_of(work: Work, file: Path) -> Rows:
     """The rows of the events, for the bare loops."""
-    run(work, sqlite_url(file, "NORMAL"))
+    whole(steps(work, sqlite_url(file, "NORMAL")))
     return rows_in(file)
 
 
@@ -145,7 +144,7 @@ def commits_in(statements: list[str]) -> int:
 def replay(url: str, work: Work) -> Figures:
     with Log(url) as log:
         log.get_state(CONFIG)  # opens the database
-        return work.consume(log.replay(CONFIG))
+        return work.timed(log.replay(CONFIG))
 
 
 def history(url: str, work: Work) -> Figures:

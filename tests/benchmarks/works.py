@@ -10,7 +10,7 @@ import operator
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -37,27 +37,24 @@ class Work:
     events: int  # that its stream yields
     done: Callable[[Mapping[str, Any]], bool]  # of the state at the end
     payload: int = 0  # bytes that the nodes return
-    timed_from: int = field(default=-1)  # event from whose end on time counts; -1: from the call on
 
-    def consume(self, events: Iterable[Any]) -> Figures:
-        clock = time.perf_counter
-        begun = clock()
-        times = [clock() for _ in events]
-        return self.figures(begun, times)
+    def timed(self, events: Iterable[Any]) -> Figures:
+        """The seconds that it takes to go through all events."""
+        begun = time.perf_counter()
+        count = sum(1 for _ in events)
+        return self._timed(begun, count)
 
-    async def aconsume(self, events: AsyncIterator[Any]) -> Figures:
-        clock = time.perf_counter
-        begun = clock()
-        times = [clock() async for _ in events]
-        return self.figures(begun, times)
+    async def atimed(self, events: AsyncIterator[Any]) -> Figures:
+        begun = time.perf_counter()
+        count = 0
+        async for _ in events:
+            count += 1
+        return self._timed(begun, count)
 
-    def figures(self, begun: float, times: list[float]) -> Figures:
-        """Seconds of the whole, and the time of its last tenth over that of its first."""
-        check(len(times) == self.events, f"{len(times)} events instead of {self.events}")
-        begun = begun if self.timed_from < 0 else times[self.timed_from]
-        tenth = max(1, (len(times) - 1) // 10)
-        late = (times[-1] - times[-1 - tenth]) / (times[tenth] - times[0]) if len(times) > tenth else 1.0
-        return {"seconds": times[-1] - begun, "late": late}
+    def _timed(self, begun: float, count: int) -> Figures:
+        seconds = time.perf_counter() - begun
+        check(count == self.events, f"{count} events instead of {self.events}")
+        return {"seconds": seconds}
 
     def check(self, values: Mapping[str, Any]) -> None:
         check(self.done(values), "the state at the end is wrong")
@@ -193,12 +190,11 @@ def beside(steps: int, kilobytes: int) -> Work:
         return values["n"] == steps and values["note"] == text(steps - 1) and len(values["large"]) == kilobytes
 
     large = [message(number) for number in range(kilobytes)]
-    # The first events pay for the input and its snapshot.
-    return Work(draw, {"large": large, "n": 0, "note": ""}, steps, done, timed_from=min(1, steps - 2))
+    return Work(draw, {"large": large, "n": 0, "note": ""}, steps, done)
 
 
 def onto(steps: int, kilobytes: int) -> Work:
     """A node that appends 1 KB to a list of so many kilobytes."""
     work = chat(kilobytes + steps)
     before = [message(number) for number in range(kilobytes)]
-    return Work(work.draw, {"messages": before}, steps, work.done, timed_from=min(1, steps - 2))
+    return Work(work.draw, {"messages": before}, steps, work.done)
