@@ -1,7 +1,7 @@
 """Contests: who takes part, what is to be reached, and how it is measured.
 
 All contenders of a contest run in turn, A B C A B C ..., each on a fresh database, and each ends in a check that the
-work was done. Those that can be halted after an event take turns within the run as well, a hundredth of it at a time,
+work was done. Those that can be halted after an event take turns within the run as well, a twentieth of it at a time,
 so that a slow moment of the machine or its disk meets them all. A target compares two by the median of the rounds'
 ratios; absolute figures are for orientation only.
 """
@@ -20,7 +20,7 @@ LIMIT = "bare loop"
 LANGGRAPH = "LangGraph sync"
 LETTERS = {LIMIT: "L", LANGGRAPH: "G", "LangGraph": "G"}  # as targets are written
 
-TURNS = 100  # that each takes in a run
+TURNS = 20  # that each takes in a run; more, and they find the processor's caches cold
 
 Figures = Mapping[str, float]  # what one run gave: "seconds" for all of its work, and others by name
 Steps = Generator[None, None, Figures]  # a run that halts when it is ready to begin, and after each event
