@@ -555,7 +555,12 @@ def memory(bench: Bench) -> Iterator[Contest]:
     """Megabytes by which a process grows, from a tenth of the steps on."""
 
     def grown(who: str, steps: int) -> Callable[[], Figures]:
-        return bench.on_file(lambda file: fresh("memory", who, file, steps))
+        def run(file: Path) -> Figures:
+            figures = fresh("memory", who, file, steps)
+            check(figures["n"] == steps, f"{figures} instead of {steps}")
+            return figures
+
+        return bench.on_file(run)
 
     steps = bench.steps * 100
     contenders = [Contender(OURS, grown("ours", steps), 1)]

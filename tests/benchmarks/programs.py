@@ -175,11 +175,10 @@ def go_on(who: str, file: str) -> None:
 def memory(who: str, file: str, steps: int) -> None:
     """Megabytes by which the process grows from a tenth of the steps to their end."""
     graph = compiled(drawn(Counter, count, steps, who), file, who, "NORMAL")
-    begun = time.perf_counter()
     for number, _ in enumerate(graph.stream({"n": 0}, CONFIG, **options(who)), start=1):
         if number == steps // 10:
             before = megabytes()
-    tell(megabytes=megabytes() - before, seconds=time.perf_counter() - begun, n=graph.get_state(CONFIG).values["n"])
+    tell(megabytes=megabytes() - before, n=graph.get_state(CONFIG).values["n"])
 
 
 def megabytes() -> float:

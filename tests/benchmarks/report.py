@@ -102,13 +102,14 @@ COLORS = {"LangGraph": "#c0392b", "DBOS": "#8e44ad", "Burr": "#d68910", OURS: "#
 
 def plot(results: Sequence[Result]) -> str:
     """An SVG: for each contest a bar for each contender, its time over ours on a logarithmic axis."""
-    body = "".join(_rows([result for result in results if result.seconds(OURS)]))
-    height = body.count("<text") * LINE + 3 * LINE
+    lines = list(_lines([result for result in results if result.seconds(OURS)]))
+    height = (len(lines) + 2) * LINE
     axis = "".join(
         f'<line x1="{_x(10**power):.0f}" x2="{_x(10**power):.0f}" y1="{LINE}" y2="{height}" stroke="#ddd"/>'
         f'<text x="{_x(10**power):.0f}" y="{LINE - 4}" text-anchor="middle">{10**power:g}</text>'
         for power in range(-1, DECADES)
     )
+    body = "".join(f'<g transform="translate(0 {(at + 1.5) * LINE})">{line}</g>' for at, line in enumerate(lines))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif"'
         f' font-size="12"><rect width="100%" height="100%" fill="white"/>'
@@ -121,21 +122,21 @@ def _x(ratio: float) -> float:
     return LEFT + max(0.0, log10(ratio) + 1) / DECADES * (WIDTH - LEFT - 60)
 
 
-def _rows(results: Sequence[Result]) -> Iterator[str]:
-    y = 2.0 * LINE
+def _lines(results: Sequence[Result]) -> Iterator[str]:
     for result in results:
-        yield f'<text x="4" y="{y + 12:.0f}" font-weight="bold">{escape(result.contest.name)}</text>'
-        y += LINE
+        yield f'<text x="4" y="12" font-weight="bold">{escape(result.contest.name)}</text>'
         for contender in result.contest.contenders:
             ratio = Target(against=contender.name).measured(result.rounds)
-            if ratio is None:
-                continue
-            color = next((color for name, color in COLORS.items() if contender.name.startswith(name)), "#7f8c8d")
-            width = _x(ratio) - LEFT
-            yield (
-                f'<text x="{LEFT - 6}" y="{y + 12:.0f}" text-anchor="end">{escape(contender.name)}</text>'
-                f'<rect x="{LEFT}" y="{y + 2:.0f}" width="{width:.0f}" height="{LINE - 5}" fill="{color}"/>'
-                f'<text x="{LEFT + width + 4:.0f}" y="{y + 12:.0f}">{ratio:.2f}</text>'
-            )
-            y += LINE
-        y += LINE / 2
+            if ratio is not None:
+                yield _bar(contender.name, ratio)
+        yield ""
+
+
+def _bar(name: str, ratio: float) -> str:
+    color = next((color for known, color in COLORS.items() if name.startswith(known)), "#7f8c8d")
+    end = _x(ratio)
+    return (
+        f'<text x="{LEFT - 6}" y="12" text-anchor="end">{escape(name)}</text>'
+        f'<rect x="{LEFT}" y="2" width="{end - LEFT:.0f}" height="{LINE - 5}" fill="{color}"/>'
+        f'<text x="{end + 4:.0f}" y="12">{ratio:.2f}</text>'
+    )
