@@ -57,6 +57,17 @@ WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concu
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep
 
+_risen = 0.0
+_rising = threading.Lock()
+
+
+def rising_clock() -> float:
+    """`clock`, but never the same time twice and never going back: what this process sends keeps its order."""
+    global _risen
+    with _rising:
+        _risen = max(clock(), _risen + 2e-6)  # the log writes microseconds
+        return _risen
+
 
 # --- sync -------------------------------------------------------------------------------------
 
@@ -218,6 +229,8 @@ class _Threads:
             self._transactions.calls(jobs[0])
             self._submit(self._calls, jobs[0])
             return
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
@@ -288,11 +301,11 @@ class _Threads:
         if job.delay:
             pause(delay_of(job))
         self._alone = None
-        items: list[Arrival] = []
-        job.tell = items.append
+        sent: list[Arrival] = []  # apart from what is returned, which holds the job: a cycle would be garbage
+        job.tell = sent.append
         job.begin = lambda awaits: self._transactions.begin()
-        items.append(run_job(job))
-        return items
+        finished = run_job(job)
+        return [*sent, finished]
 
     def cancel(self) -> list[Job]:
         if self._alone is not None:
@@ -343,23 +356,23 @@ def run_job(job: Job) -> Finished:
 
 def _run_steps(steps: Steps) -> Any:
     try:
-        invoke = next(steps)
+        call, args, kwargs, _ = next(steps)
         while True:
             try:
-                answer = invoke.call(*invoke.args, **invoke.kwargs)
+                answer = call(*args, **kwargs)
                 if inspect.iscoroutine(answer):
                     answer.close()
-                    raise _is_async(invoke)
+                    raise _is_async(call)
             except BaseException as error:
-                invoke = steps.throw(error)
+                call, args, kwargs, _ = steps.throw(error)
             else:
-                invoke = steps.send(answer)
+                call, args, kwargs, _ = steps.send(answer)
     except StopIteration as done:
         return done.value
 
 
-def _is_async(invoke: Invoke) -> CallError:
-    name = getattr(invoke.call, "__qualname__", repr(invoke.call))
+def _is_async(call: Callable[..., Any]) -> CallError:
+    name = getattr(call, "__qualname__", repr(call))
     return CallError(
         problem=f"{name} is async and cannot run in a sync call",
         fix="Use astream, ainvoke or abatch, or make it a plain function.",
@@ -422,8 +435,7 @@ def _append(store: Store | None, save: Save) -> None:
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:
-    assert store is not None
-    return ask.call(store)
+    return ask.call(store)  # type: ignore[arg-type]  # without one it asks something else
 
 
 class Offload:
@@ -476,6 +488,8 @@ class _Tasks:
         self._cancelled = False  # while a sync node ran alone
 
     def start(self, jobs: Sequence[Job]) -> None:
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
             self._alone = jobs[0]
             return
@@ -520,30 +534,32 @@ class _Tasks:
             return done.value
 
     async def _call(self, job: Job, invoke: Invoke) -> Any:
-        call = getattr(invoke.call, "acall", invoke.call)  # a subgraph has both forms
+        function, args, kwargs, timeout = invoke
+        call = getattr(function, "acall", function)  # a subgraph has both forms
         if is_coroutine(call):
-            waited = call(*invoke.args, **invoke.kwargs)
-            return await (waited if invoke.timeout is None else _timed(job, waited, invoke.timeout))
+            waited = call(*args, **kwargs)
+            return await (waited if timeout is None else _timed(job, waited, timeout))
         context = contextvars.copy_context()
-        answer = await self._in_thread(lambda: context.run(call, *invoke.args, **invoke.kwargs))
+        finishes = job.memo is None or not job.memo.looking
+        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs), finishes)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        """A sync function cannot be stopped. When we are cancelled it ends first, and its result counts."""
+    async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
+        """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
         future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
         try:
             return await _settled(future)
         except asyncio.CancelledError:
-            if not future.done() or future.cancelled():
+            if not counts or not future.done() or future.cancelled():
                 raise
             self._cancelled = self._alone_runs
             return future.result()
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
-            job.alive()
+            job.progress()
             self._put(item)  # an async node cannot be made to wait from inside its own loop
             return
         taken = threading.Event()
@@ -679,6 +695,7 @@ async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any
         async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
             if idle is not None:
                 job.alive = lambda: quiet.reschedule(loop.time() + idle)
+                job.progress = job.alive if policy.refresh_on == "auto" else job.progress
             return await waited
     except TimeoutError as error:
         for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 from typing import Any
+
+import orjson
 
 
 def row_hash(parent: bytes, columns: tuple[Any, ...], body: bytes, key: bytes | None = None) -> bytes:
@@ -19,7 +20,7 @@ def row_hash(parent: bytes, columns: tuple[Any, ...], body: bytes, key: bytes | 
     body comes last and needs no quoting. `parent` always has 32 bytes: a thread's first row has 32 zeros as its
     parent's hash.
     """
-    content = parent + json.dumps(columns, separators=(",", ":")).encode() + body
+    content = parent + orjson.dumps(columns) + body
     if key is None:
         return hashlib.sha256(content).digest()
     return hmac.digest(key, content, "sha256")

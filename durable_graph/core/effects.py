@@ -2,7 +2,7 @@
 
     effect     the driver                                            answers
     Now        looks at the clock                                    seconds since the epoch
-    Ask        calls the function with the store                     what it returned
+    Ask        calls the function with the store, if there is one    what it returned
     Save       commits rows, a claim and a snapshot                  None, once they are durable
     Emit       shows it to the consumer                              True if the consumer has gone
     Start      begins jobs: one in place, several side by side       None
@@ -15,11 +15,13 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
 from durable_graph.core.planner import Body, Position
+from durable_graph.core.tokens import Tokens
 from durable_graph.store import Claim, Row, Store, Transaction
 
 
@@ -39,13 +41,9 @@ class Save(NamedTuple):
     through: Transaction | None = None  # commit them with what a node did there
 
 
-class Invoke(NamedTuple):
-    """Asked by a job, not by the run: call this function of the user's, and await what it returns if need be."""
-
-    call: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    timeout: TimeoutPolicy | None = None
+# Asked by a job, not by the run: call this function of the user's with these arguments, and await what it returns if
+# need be, but not for longer than that.
+Invoke = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], TimeoutPolicy | None]
 
 
 class Reply(Protocol):
@@ -65,32 +63,54 @@ class Job:
         "attempt",
         "begin",
         "below",
+        "cached",
         "custom",
         "delay",
         "ended",
         "failures",
         "handler",
         "jitter",
+        "make_runtime",
+        "memo",
         "parent",
+        "progress",
+        "pushed",
         "recall",
+        "remaining",
         "reply",
         "retry",
+        "runtime_made",
         "spawn",
+        "step",
         "steps",
+        "surrounds",
         "task",
         "tell",
+        "tokens",
         "transaction",
+        "variables",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.make_runtime: Callable[[Job], Any]
+        self.runtime_made: Any = None
+        self.step = -1  # that it begins after
+        self.remaining = 0  # supersteps that this call may still take after the one at hand
+        self.surrounds = False  # its runtime brings context variables along, for libraries that look there
+        self.variables: Sequence[tuple[ContextVar[Any], Any]] = ()
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
+        self.progress: Callable[[], None] = _nobody  # the same, where something else than a heartbeat counts
+        self.memo: Any = None  # its place in the cache: a core.caching.Memo
+        self.cached = False  # its result came from there
         self.ended = False  # its node has returned or raised
         self.custom: list[Any] = []  # what the row will record of the custom events
+        self.tokens: Tokens | None = None  # of the messages that were shown in parts
+        self.pushed: dict[tuple[str, str], Any] = {}  # messages that its node has written besides: by key and id
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
         self.transaction: Transaction | None = None  # begun by its node
         self.begin: Callable[[bool], Any]  # set by the driver: begins it; True: gives something to await
@@ -104,6 +124,12 @@ class Job:
         self.recall: Callable[[Any], Any]  # set by the driver: a future that has this result
         self.parent: Job | None = None
         self.reply: Reply  # of such a call, made by `spawn`: takes the result once that is durable
+
+    def runtime(self) -> Any:
+        """What its node can know of the run."""
+        if self.runtime_made is None:
+            self.runtime_made = self.make_runtime(self)
+        return self.runtime_made
 
 
 def _nobody() -> None:
@@ -127,6 +153,15 @@ class Sent(NamedTuple):
     data: Any
 
 
+class Said(NamedTuple):
+    """A part of a message."""
+
+    job: Job
+    key: Any  # the same for all parts of one message
+    message: Any
+    extra: dict[str, Any]  # metadata besides the task's
+
+
 class Relayed(NamedTuple):
     """What a subgraph has shown in the node at hand, in the form in which the consumer gets it."""
 
@@ -144,7 +179,7 @@ class Finished(NamedTuple):
     finished: float
 
 
-Arrival = Spawned | Sent | Relayed | Finished
+Arrival = Spawned | Sent | Said | Relayed | Finished
 
 
 class Next(NamedTuple):
@@ -163,6 +198,7 @@ class Recorded(NamedTuple):
     body: Body
     changed: bool  # the state's values
     barrier: bool
+    task: Task | None = None  # whose row it is
 
 
 class Shown(NamedTuple):
@@ -171,6 +207,15 @@ class Shown(NamedTuple):
     position: Position
     task: Task
     data: Any
+
+
+class Token(NamedTuple):
+    """To be shown: a part of a message, recorded later with its task's row."""
+
+    position: Position
+    task: Task
+    message: Any
+    extra: Mapping[str, Any]
 
 
 class Begun(NamedTuple):
@@ -184,10 +229,10 @@ class Below(NamedTuple):
     """To be shown: what a subgraph showed, told again from its log."""
 
     ns: tuple[str, ...]  # "<node>:<task>" for each graph on the way down
-    what: Recorded | Shown | Begun
+    what: Recorded | Shown | Token | Begun
 
 
-Emission = Recorded | Shown | Begun | Below | Relayed
+Emission = Recorded | Shown | Token | Begun | Below | Relayed
 
 
 class Emit(NamedTuple):

@@ -73,6 +73,17 @@ signals = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+# Not of the log: what nodes with a cache policy returned. Any row of it may be deleted at any time.
+cache = Table(
+    "cache",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", Text),
+)
+Index(None, cache.c.expires_at)
+
 # Alembic's own table, in Alembic's shape, for files that get their schema without Alembic.
 version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True, nullable=False))
 version.primary_key.name = f"{VERSION_TABLE}_pkc"

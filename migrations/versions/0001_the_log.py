@@ -1,4 +1,4 @@
-"""The log, its threads, their snapshots and signals.
+"""The log, its threads, their snapshots and signals; and a cache of what nodes returned.
 
 Number 0001, after nothing. Once released, never changed.
 """
@@ -64,9 +64,19 @@ def upgrade() -> None:
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("thread_id", "id", name="pk_signals"),
     )
+    op.create_table(
+        "cache",
+        sa.Column("namespace", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("value", sa.LargeBinary, nullable=False),
+        sa.Column("expires_at", sa.Text),
+        sa.PrimaryKeyConstraint("namespace", "key", name="pk_cache"),
+    )
+    op.create_index("ix_cache_expires_at", "cache", ["expires_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("cache")
     op.drop_table("signals")
     op.drop_table("snapshots")
     op.drop_table("threads")
