@@ -113,10 +113,10 @@ def test_what_invoke_returns_in_version_2(way: str, database_url: str) -> None:
 def test_settings_as_arguments() -> None:
     @entrypoint(checkpointer=False)
     def flow(value: str) -> Any:
-        return dict(get_config()["metadata"]), list(get_config()["tags"]), get_runtime(Context).context
+        return get_config()["metadata"]["k"], list(get_config()["tags"]), get_runtime(Context).context
 
     made = flow.with_config({"tags": ["a"]}, metadata={"k": 1}).with_config(tags=["b"])
-    assert made.invoke("x", context=Context("ann")) == ({"k": 1}, ["a", "b"], Context("ann"))
+    assert made.invoke("x", context=Context("ann")) == (1, ["a", "b"], Context("ann"))
     with pytest.raises(CallError, match="takes and returns plain values"):
         flow.get_input_jsonschema()
 

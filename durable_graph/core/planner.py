@@ -504,8 +504,10 @@ def task_of(position: Position, node: str, task_id: str) -> Task:
     if "/" in task_id:
         return Task(task_id, node, ("__call__",))
     place = task_id.rpartition(".")[2]
-    tasks = position.tasks[int(place) :] if place.isdecimal() else ()
-    known = tasks[0] if tasks else Task(task_id, node, ())
+    likely = position.tasks[int(place) : int(place) + 1] if place.isdecimal() else ()
+    known = next((task for tasks in (likely, position.tasks) for task in tasks if task.id == task_id), None)
+    if known is None:
+        return Task(task_id, node, ())
     return known if known.node == node else known._replace(node=node)  # an error handler stands in for its node
 
 
