@@ -61,6 +61,17 @@ clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep  # and these two wait
 apause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+_forks = 0  # that this process has come out of: what was begun before one belongs to its parent
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
 _risen = 0.0
 _rising = threading.Lock()
 
@@ -82,7 +93,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
     `live`: custom events are wanted, so even a single task runs beside us, lest they wait for its end.
     """
     tasks = _Threads(live, workers, store)
-    process = os.getpid()
+    begun = _forks
     answer: Any = None
     failure: BaseException | None = None
     thrown: BaseException | None = None  # by the consumer
@@ -94,7 +105,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                 break
             answer = failure = None
             try:
-                if os.getpid() != process:
+                if _forks != begun:
                     _refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
@@ -120,7 +131,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
             except BaseException as error:
                 failure = error
     finally:
-        if os.getpid() == process:
+        if _forks == begun:
             tasks.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):
         raise thrown
@@ -397,7 +408,7 @@ async def adrive(
 ) -> AsyncGenerator[Any, None]:
     """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
     tasks = _Tasks(live, workers, store)
-    process = os.getpid()
+    begun = _forks
     keeper = Offload()  # the store's thread
     answer: Any = None
     failure: BaseException | None = None
@@ -410,7 +421,7 @@ async def adrive(
                 break
             answer = failure = None
             try:
-                if os.getpid() != process:
+                if _forks != begun:
                     _refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
@@ -437,7 +448,7 @@ async def adrive(
             except BaseException as error:
                 failure = error
     finally:
-        if os.getpid() == process:
+        if _forks == begun:
             await tasks.close()
             keeper.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):

@@ -301,18 +301,18 @@ def overwritten(writes: Iterable[Any]) -> Overwrite | None:
 
 # --- copies -----------------------------------------------------------------------------------
 
-_ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex, Decimal, range, type(Ellipsis)})
+ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex, Decimal, range, type(Ellipsis)})
 
 
 def detached(value: Any) -> Any:
     """A value equal to this one that shares no changeable part with it."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return value
     if kind is dict:
         return {key: detached(item) for key, item in value.items()}
     if kind is list:
-        return [item if type(item) in _ATOMS else detached(item) for item in value]
+        return [item if type(item) in ATOMS else detached(item) for item in value]
     if kind is tuple:
         return tuple([detached(item) for item in value])
     if kind is set:

@@ -49,6 +49,7 @@ from typing import Any, NamedTuple
 from durable_graph.codec import Unregistered
 from durable_graph.core.address import place_of
 from durable_graph.core.channels import (
+    ATOMS,
     MISSING,
     Channel,
     Overwrite,
@@ -670,6 +671,8 @@ def _is_message(item: Any) -> bool:
 
 def known_messages(graph: Graph, position: Position, task: Task, update: Update) -> list[str]:
     """The ids of those messages in an update that the task had been given: returned again, they are no news."""
+    if update is None or (isinstance(update, dict) and all(type(value) in ATOMS for value in update.values())):
+        return []
     chats = [key for key, channel in graph.channels.items() if channel.operation == "messages"]
     written = [
         name for key, value in pairs(update) for m in messages_in(value, key in chats) if (name := id_of(m)) is not None

@@ -75,7 +75,6 @@ from durable_graph.core.planner import (
     parent_body,
     starts_of,
     task_body,
-    task_of,
     update_body,
 )
 from durable_graph.core.projection import NAMESPACE, task_metadata
@@ -969,7 +968,7 @@ class Run:
         if job.cached:
             body["cached"] = True
         body["started"] = iso(item.started)
-        recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
+        recorded = self._record(kind, job.task.node, job.task, body, item.finished, self.position.step)
         self.segment[0] += 1
         if job.memo is not None and kind == "task":
             entry = job.memo.entry(item.finished)
@@ -978,13 +977,12 @@ class Run:
 
     # --- rows ---------------------------------------------------------------------------------
 
-    def _record(self, kind: str, node: str | None, task: str | None, body: Body, at: float, parent: int) -> Recorded:
+    def _record(self, kind: str, node: str | None, task: Task | None, body: Body, at: float, parent: int) -> Recorded:
         """Make the row and add it to the position. It is nobody's business before `_commit` has saved it."""
         position = self.position
-        row = self._row(kind, node, task, body, iso(at), parent if parent >= 0 else None)
-        its_task = task_of(position, node, task) if node is not None and task is not None else None
+        row = self._row(kind, node, None if task is None else task.id, body, iso(at), parent if parent >= 0 else None)
         changed = position.apply(row, body)
-        return Recorded(position, row, body, changed, "next" in body, its_task)
+        return Recorded(position, row, body, changed, "next" in body, task)
 
     def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
