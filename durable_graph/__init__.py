@@ -1,22 +1,27 @@
 """Graphs of plain functions whose every step is a committed row before anyone sees it."""
 
+from durable_graph.codec import TypeHook, Unregistered
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
 from durable_graph.core.model import (
     END,
     START,
+    CachePolicy,
     Command,
+    GraphOutput,
     Interrupt,
     NodeError,
     PregelTask,
     RetryPolicy,
     Send,
     StateSnapshot,
+    StateUpdate,
     StreamEvent,
     StreamMode,
     TimeoutPolicy,
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
+from durable_graph.core.schema import IsLastStep, RemainingSteps
 from durable_graph.core.verify import Finding, Report
 from durable_graph.errors import (
     ArgumentError,
@@ -32,6 +37,7 @@ from durable_graph.errors import (
     GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
+    MigrationError,
     NodeCodeError,
     NodeTimeoutError,
     RoutingError,
@@ -47,9 +53,10 @@ from durable_graph.errors import (
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log
-from durable_graph.messages import MessagesState, add_messages
+from durable_graph.messages import MessagesState, add_messages, push_message
 from durable_graph.recovery import Recovered
-from durable_graph.store import Thread
+from durable_graph.store import Cache, Entry, Thread
+from durable_graph.store.memory import InMemoryCache
 
 __version__ = "0.1.0"
 
@@ -58,6 +65,8 @@ __all__ = [
     "REMOVE_ALL_MESSAGES",
     "START",
     "ArgumentError",
+    "Cache",
+    "CachePolicy",
     "CallError",
     "ChangedGraphError",
     "CheckpointNotFoundError",
@@ -67,21 +76,27 @@ __all__ = [
     "DrawingError",
     "DurableGraphError",
     "EmptyInputError",
+    "Entry",
     "FencedError",
     "Finding",
     "GraphBubbleUp",
     "GraphInterrupt",
+    "GraphOutput",
     "GraphRecursionError",
+    "InMemoryCache",
     "Interrupt",
     "InvalidUpdateError",
+    "IsLastStep",
     "Log",
     "MessagesState",
+    "MigrationError",
     "NodeCodeError",
     "NodeError",
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
     "Recovered",
+    "RemainingSteps",
     "Report",
     "RetryPolicy",
     "RoutingError",
@@ -90,6 +105,7 @@ __all__ = [
     "Send",
     "StateGraph",
     "StateSnapshot",
+    "StateUpdate",
     "StoreError",
     "StoreUnavailableError",
     "StreamEvent",
@@ -100,7 +116,9 @@ __all__ = [
     "ThreadExistsError",
     "ThreadNotFoundError",
     "TimeoutPolicy",
+    "TypeHook",
     "UnknownInterruptError",
+    "Unregistered",
     "UnstorableValueError",
     "add_messages",
     "declare_replayable",
@@ -109,5 +127,6 @@ __all__ = [
     "get_runtime",
     "get_stream_writer",
     "interrupt",
+    "push_message",
     "task",
 ]

@@ -106,15 +106,66 @@ class Unregistered:
         return hash((self.name, frozenset(item for item in items if type(item[1]) in _PLAIN)))
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class TypeHook:
+    """How values of one class are stored that is no dataclass, pydantic model, enum or named tuple, or has moved.
+
+    Given as one of `types=` to `compile`, `entrypoint` or `Log`, where it goes before the bare class.
+
+    type: values of exactly this class, not of its subclasses.
+    encode: takes a value, returns something storable that says all about it; called when a row is written.
+    decode: takes that, returns a value equal to the first; called when a row is read.
+    name: under which its values are found in the log, by default "module:Class". A class that was moved or renamed
+        reads its old values under its old name; then encode and decode may be left out.
+
+    Raises ArgumentError for what is no class of yours, or only one of encode and decode. Without the hook, values read
+    as `Unregistered` placeholders with what `encode` returned.
+    """
+
+    type: type[Any]
+    encode: Callable[[Any], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_class(self.type) or _is_builtin(self.type):
+            raise _bad_type(self.type, "is no class that can be registered", "Give a class that you have defined.")
+        for function in (self.encode, self.decode):
+            if function is not None and not callable(function):
+                raise _bad_type(self.type, f"has {function!r} for a function", "Give functions of one argument.")
+        _registered(self.type, self.name, self.encode, self.decode)
+
+
+Storable = type[Any] | TypeHook  # what `types=` takes
+
+
+def without_doubles(types: Iterable[Storable]) -> list[Storable]:
+    """Each once, and a hook instead of its bare class. Hooks come first."""
+    given = list(types)
+    hooks: list[TypeHook] = []
+    for each in given:
+        if isinstance(each, TypeHook) and each not in hooks:
+            hooks.append(each)
+    hooked = {hook.type for hook in hooks}
+    return [*hooks, *dict.fromkeys(each for each in given if not isinstance(each, TypeHook) and each not in hooked)]
+
+
 class Codec:
     """Encodes and decodes values, knowing the builtin types and those registered with it."""
 
-    def __init__(self, types: Iterable[type] = ()) -> None:
+    def __init__(self, types: Iterable[Storable] = ()) -> None:
         self._reader = _Reader({})
         self._fast = _Writer(_PLAIN, _LOWER, _BY_TYPE)
         self._careful = _Writer(_SMALL, {**_LOWER, **_LOWER_CAREFULLY}, _BY_TYPE)
-        for each in types:
-            self.register(each)
+        for each in without_doubles(types):
+            if isinstance(each, TypeHook):
+                self.register(each.type, name=each.name, encode=each.encode, decode=each.decode)
+            else:
+                self.register(each)
+
+    def knows(self, kind: type) -> bool:
+        """Whether values of this registered type can be stored."""
+        return kind in self._fast.kinds
 
     def register(
         self,
@@ -144,6 +195,15 @@ class Codec:
         self._reader = _Reader({**self._reader.names, new.name: new})
         self._fast, self._careful = self._fast.knowing(new), self._careful.knowing(new)
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the types registered, "module:Class"."""
+        return frozenset(self._reader.names)
+
+    def also_reads(self, old: str, name: str) -> None:
+        """Values written under the name `old` are read as the registered type `name`: it was moved or renamed."""
+        self._reader = _Reader({**self._reader.names, old: self._reader.names[name]})
+
     def encode(self, value: Any, path: str = "", *, spare: int = 0) -> bytes:
         """The bytes of `value`; `path` is what to call it in an error.
 
@@ -163,20 +223,51 @@ class Codec:
             problem, fix = refusal.args if isinstance(refusal, _Refused) else (str(refusal), _DESCRIBE)
             raise UnstorableValueError(**facts, problem=problem, fix=fix) from refusal.__cause__
 
+    def canonical(self, value: Any) -> bytes:
+        """Bytes that tell values apart: the same for dicts with the same items, in whichever order. (With keys
+        that are no text their order counts.)"""
+        return orjson.dumps(orjson.loads(self.encode(value)), option=orjson.OPT_SORT_KEYS)
+
+    def decode(self, data: bytes, *, strict: bool = False) -> Any:
+        """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened.
+
+        strict: so is a value of a type that is not registered, or no longer fits.
+        """
+        if not strict:
+            return self._reader.read(data)
+        watch = self.watching()
+        value = watch.decode(data)
+        if watch.met:
+            raise MalformedBytesError(f"{min(watch.met)!r} is not registered, or no longer fits")
+        return value
+
+    def watching(self) -> Watch:
+        """To decode with, where it matters whether there were placeholders."""
+        return Watch(self._reader)
+
+    def placeholder_in(self, value: Any, path: str = "") -> tuple[str, Unregistered] | None:
+        """The first placeholder in a value and where it is; None if there is none."""
+        kind = type(value)
+        if kind is Unregistered:
+            return path, value
+        if kind in _BY_TYPE and kind not in _HOLDERS:
+            return None
+        found = (self.placeholder_in(part, path + label) for label, part in _labelled(self._fast, value))
+        return next((each for each in found if each is not None), None)
+
+
+class Watch:
+    """Decodes as its codec does, and remembers in `met` the names of types that it had to leave as placeholders.
+
+    Whoever goes on with what was read looks for placeholders only if there were any: looking costs a walk.
+    """
+
+    def __init__(self, reader: _Reader) -> None:
+        self.met: set[str] = set()
+        self._reader = _Reader(reader.names, self.met)
+
     def decode(self, data: bytes) -> Any:
-        """The value of what `encode` wrote. Anything else: MalformedBytesError, and nothing has happened."""
-        try:
-            doc = orjson.loads(data)
-        except ValueError as error:
-            raise MalformedBytesError(f"not JSON: {error}") from None
-        if b'"$"' not in data and b"\\u0024" not in data:
-            return doc
-        try:
-            return self._reader.lift(doc)
-        except RecursionError:
-            if _deeper_than(doc, 254):
-                raise MalformedBytesError("nested deeper than anything that is written") from None
-            raise  # it is the caller who stands near the recursion limit
+        return self._reader.read(data)
 
 
 # --- writing: from values to plain JSON values ------------------------------------------------
@@ -422,10 +513,25 @@ class _NotHere(Exception):
 class _Reader:
     """The walk back. It calls what is registered and nothing else."""
 
-    __slots__ = ("names",)
+    __slots__ = ("met", "names")
 
-    def __init__(self, names: dict[str, _Kind]) -> None:
+    def __init__(self, names: dict[str, _Kind], met: set[str] | None = None) -> None:
         self.names = names
+        self.met = met  # where to note the names of placeholders
+
+    def read(self, data: bytes) -> Any:
+        try:
+            doc = orjson.loads(data)
+        except ValueError as error:
+            raise MalformedBytesError(f"not JSON: {error}") from None
+        if b'"$"' not in data and b"\\u0024" not in data:
+            return doc
+        try:
+            return self.lift(doc)
+        except RecursionError:
+            if _deeper_than(doc, 254):
+                raise MalformedBytesError("nested deeper than anything that is written") from None
+            raise  # it is the caller who stands near the recursion limit
 
     def lift(self, doc: _Json) -> Any:
         if type(doc) is list:
@@ -447,33 +553,31 @@ class _Reader:
             raise
         except Exception as error:
             if self.names:  # may be due to a registered type, such as keys that no longer hash: read it without them
-                return _BLIND._tagged(doc)
+                return _Reader({}, self.met)._tagged(doc)
             raise MalformedBytesError(f"tag {tag!r}: {type(error).__name__}: {error}") from error
 
     def _builtin(self, tag: str, parts: _Parts) -> Any:
         try:
             return _BY_TAG[tag].build(**parts)
         except _NotHere:
-            return _placeholder(tag, tag, parts)
+            return self._placeholder(tag, tag, parts)
 
     def _registered(self, tag: str, parts: _Parts) -> Any:
         name = _is(str, parts.pop("t", None))
         _SHAPES[tag](**parts)
         kind = self.names.get(name)
         if kind is None or kind.tag != tag:
-            return _placeholder(name, tag, parts)
+            return self._placeholder(name, tag, parts)
         try:
             return kind.build(**parts)
         except _NotHere:
-            return _placeholder(name, tag, parts)
+            return self._placeholder(name, tag, parts)
 
-
-_BLIND = _Reader({})
-
-
-def _placeholder(name: str, tag: str, parts: _Parts) -> Unregistered:
-    more = {key: part for key, part in parts.items() if key != "v"}
-    return Unregistered(name, parts["v"], tag, more)
+    def _placeholder(self, name: str, tag: str, parts: _Parts) -> Unregistered:
+        if self.met is not None:
+            self.met.add(name)
+        more = {key: part for key, part in parts.items() if key != "v"}
+        return Unregistered(name, parts["v"], tag, more)
 
 
 def _deeper_than(doc: _Json, limit: int) -> bool:
@@ -752,6 +856,9 @@ _PLAIN: frozenset[type] = frozenset({str, int, bool, type(None)})
 _SMALL: frozenset[type] = frozenset({bool, type(None)})  # what is plain without a look, once orjson has refused
 _NESTED = frozenset({dict, list})
 _BY_TYPE = {kind.type: kind for kind in _KINDS}
+_HOLDERS = frozenset(
+    {dict, list, tuple, set, frozenset, collections.deque} | {kind for kind in _BY_TYPE if issubclass(kind, dict)}
+)
 _BY_TAG = {kind.tag: kind for kind in _KINDS}
 _LOWER: dict[type, _Lower] = {
     **dict.fromkeys(_BY_TYPE.keys() - _PLAIN, _lower_tagged),
@@ -778,7 +885,7 @@ def _registered(kind: type, name: str | None, encode: Any, decode: Any) -> _Kind
         return _Kind("custom", kind, lambda value: {"v": encode(value)}, lambda v: decode(v), name)
     problem = _why_not(kind)
     if problem:
-        raise _bad_type(kind, problem, "Register it with an encode and a decode function.")
+        raise _bad_type(kind, problem, "Register it with an encode and a decode function: TypeHook(...).")
     return next(make for applies, make in _MAKERS if applies(kind))(kind, name)
 
 
@@ -1050,7 +1157,7 @@ def _has_builtin_base(kind: type) -> bool:
     return any(_is_builtin(each) for each in kind.__mro__)
 
 
-_OR_REGISTER = "Or register its type with an encode and a decode function."
+_OR_REGISTER = "Or register its type with compile(types=[TypeHook(type, encode, decode)])."
 _DESCRIBE = "Store plain data that describes it. " + _OR_REGISTER
 _TOO_DEEP = (f"it is nested deeper than {MAX_DEPTH} levels", "Flatten it, or store it as text.")
 

@@ -6,32 +6,35 @@ What a call does is decided in `core`; how one is put together and driven, in `s
 from __future__ import annotations
 
 import asyncio
+import inspect
 import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
 from durable_graph import drivers
-from durable_graph.codec import Codec
-from durable_graph.core.channels import detached
+from durable_graph.codec import Codec, Storable
+from durable_graph.core.address import Place, places
+from durable_graph.core.caching import node_namespace
+from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import CallConfig, merged
 from durable_graph.core.effects import Recorded
-from durable_graph.core.model import Command, Graph, Task
+from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
 from durable_graph.core.run import Call, Effects, fork
-from durable_graph.core.schema import Schema
+from durable_graph.core.schema import Schema, json_schema, model_of
 from durable_graph.core.times import iso
 from durable_graph.drivers import adrive, aiterate, drive, in_thread
 from durable_graph.errors import ArgumentError, ThreadBusyError, ThreadNotFoundError
 from durable_graph.log import Config, Log, Modes, nothing
 from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
-from durable_graph.store import Signal, Store
+from durable_graph.store import Cache, Signal, Store
 
 StateT = TypeVar("StateT")
 
@@ -49,13 +52,17 @@ class CompiledGraph(Log, Generic[StateT]):
         config: Config | None = None,
         *,
         inherits: bool | None = None,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
+        cache: Cache | bool | None = None,
+        debug: bool = False,
     ) -> None:
         super().__init__(False if store is None else store, key=key)
         self._graph = graph
         self._codec = codec
         self._config = config
         self._inherits = inherits
+        self._cache = cache
+        self._debug = debug
         messages = frozenset(name for name, channel in graph.channels.items() if channel.operation == "messages")
         self._view = View(tuple(graph.channels), self._node_input, messages)
         self.types = tuple(types)  # that its states may hold, for the codec of a graph above it
@@ -64,16 +71,18 @@ class CompiledGraph(Log, Generic[StateT]):
     def name(self) -> str:
         return self._graph.name
 
-    def with_config(self, config: Config) -> CompiledGraph[StateT]:
-        """The same graph with these settings under those of each call."""
+    def with_config(self, config: Config | None = None, **settings: Any) -> CompiledGraph[StateT]:
+        """The same graph with these settings under those of each call: a config, or its keys as arguments."""
         return type(self)(
             self._graph,
             self._store,
             self._codec,
             self._key,
-            merged(self._config or {}, config),
+            merged(self._config or {}, merged(config or {}, settings)),
             inherits=self._inherits,
             types=self.types,
+            cache=self._cache,
+            debug=self._debug,
         )
 
     # --- running ------------------------------------------------------------------------------
@@ -124,7 +133,8 @@ class CompiledGraph(Log, Generic[StateT]):
         stream_mode: Modes = "values",
         **options: Unpack[Options],
     ) -> Any:
-        """Run the graph to its end and return the state then, with the open questions under "__interrupt__".
+        """Run the graph to its end and return the state then, with the open questions under "__interrupt__"; with
+        version="v2" as a GraphOutput.
 
         For another mode than "values": all that it would have streamed.
         """
@@ -133,7 +143,7 @@ class CompiledGraph(Log, Generic[StateT]):
         session = self._session(input, config, (), options)
         for _ in session.sync():
             pass
-        return self._outcome(session)
+        return self._outcome(session, options.get("version"))
 
     async def ainvoke(
         self,
@@ -149,7 +159,7 @@ class CompiledGraph(Log, Generic[StateT]):
         session = self._session(input, config, (), options)
         async for _ in session.asynchronous():
             pass
-        return self._outcome(session)
+        return self._outcome(session, options.get("version"))
 
     def batch(
         self,
@@ -257,24 +267,64 @@ class CompiledGraph(Log, Generic[StateT]):
     # --- changing -----------------------------------------------------------------------------
 
     def update_state(
-        self, config: Config, values: Any, as_node: str | None = None, *, wait: float | None = None
+        self,
+        config: Config,
+        values: Any,
+        as_node: str | None = None,
+        task_id: str | None = None,
+        *,
+        wait: float | None = None,
     ) -> dict[str, Any]:
         """Append an update as if a node had returned it, and what follows that node is next.
 
-        as_node: which node; by default the one that ran last. END ends the run.
+        config: with a `checkpoint_ns` the run of that subgraph is updated, and the graph above goes on with it.
+        as_node: which node; by default the one that ran last. END ends the run. task_id: the pending task whose
+            place the update takes, instead of as_node.
         wait: seconds to wait for a thread that is running, instead of raising ThreadBusyError at once.
+        A question that is open stays open if its node is next again: it may be answered right away.
         Returns the config that names the new step. Durable when it returns. Raises ThreadBusyError if the
             thread is running; InvalidUpdateError if the values do not fit or it is not clear which node is meant.
         """
-        *_, last = self._update_session(config, values, as_node, wait).sync()
-        return config_of(last.row.thread_id, last.row.step)
+        return self.bulk_update_state(config, [[StateUpdate(values, as_node, task_id)]], wait=wait)
 
     async def aupdate_state(
-        self, config: Config, values: Any, as_node: str | None = None, *, wait: float | None = None
+        self,
+        config: Config,
+        values: Any,
+        as_node: str | None = None,
+        task_id: str | None = None,
+        *,
+        wait: float | None = None,
     ) -> dict[str, Any]:
         """`update_state` for asyncio."""
-        *_, last = [it async for it in self._update_session(config, values, as_node, wait).asynchronous()]
-        return config_of(last.row.thread_id, last.row.step)
+        return await self.abulk_update_state(config, [[StateUpdate(values, as_node, task_id)]], wait=wait)
+
+    def bulk_update_state(
+        self, config: Config, supersteps: Sequence[Sequence[StateUpdate]], *, wait: float | None = None
+    ) -> dict[str, Any]:
+        """Append a row for each of the supersteps: updates as if these nodes had returned them side by side.
+
+        wait: as in update_state. Each row is durable before the next one is made; when one is refused, those before
+        it stay. Returns the config that names the last step. Raises as update_state does; ArgumentError if there is
+        nothing to append.
+        """
+        for updates in _checked_updates(supersteps):
+            *_, last = self._update_session(config, updates, wait).sync()
+            config = self._config_after(config, last.row.step)
+        return dict(config)
+
+    async def abulk_update_state(
+        self, config: Config, supersteps: Sequence[Sequence[StateUpdate]], *, wait: float | None = None
+    ) -> dict[str, Any]:
+        """`bulk_update_state` for asyncio."""
+        for updates in _checked_updates(supersteps):
+            *_, last = [it async for it in self._update_session(config, updates, wait).asynchronous()]
+            config = self._config_after(config, last.row.step)
+        return dict(config)
+
+    def _config_after(self, config: Config, step: int) -> Config:
+        given = self._named(config)
+        return config_of(str(given.thread_id), step, given.ns)
 
     def fork(self, config: Config, to: str) -> dict[str, Any]:
         """Make a new thread `to` that stands where this one stood at the config's step (by default now). No rows
@@ -300,7 +350,9 @@ class CompiledGraph(Log, Generic[StateT]):
         """
         store, thread_id = self._stored(), str(self._named(config).thread_id)
         self._existing(store, thread_id)
-        sent = f"{iso(drivers.clock())}-{uuid.uuid4().hex[:8]}"
+        if not isinstance(name, str):
+            raise ArgumentError(argument="name", problem=f"{name!r} is no name of a signal", fix="Give a text.")
+        sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
         store.send(Signal(thread_id, sent, name, self._codec.encode(value)))
 
     async def asignal(self, config: Config, name: str, value: Any = None) -> None:
@@ -317,11 +369,117 @@ class CompiledGraph(Log, Generic[StateT]):
         """`delete_thread` for asyncio."""
         await in_thread(lambda: self.delete_thread(thread_id))
 
+    # --- the cache ----------------------------------------------------------------------------
+
+    def clear_cache(self, nodes: Sequence[str] | None = None) -> None:
+        """Forget what these nodes have returned (None: all nodes of this graph), so that they are called again.
+
+        What subgraphs and @tasks returned stays: they have `clear_cache` of their own. Raises ArgumentError without a
+        cache, or for a node that is not there; StoreError.
+        """
+        known = {name: node for name, node in self._graph.nodes.items() if name != START}
+        for name in nodes or ():
+            if name not in known:
+                raise ArgumentError(
+                    argument="nodes",
+                    problem=f"there is no node {name!r}",
+                    fix=f"Name some of: {', '.join(sorted(known))}",
+                )
+        wanted = known if nodes is None else nodes
+        self._opened_cache().forget([node_namespace(self.name, name, known[name].call) for name in wanted])
+
+    async def aclear_cache(self, nodes: Sequence[str] | None = None) -> None:
+        """`clear_cache` for asyncio."""
+        await in_thread(lambda: self.clear_cache(nodes))
+
+    def _opened_cache(self) -> Cache:
+        if not self._cache:
+            raise ArgumentError(
+                argument="cache",
+                problem=f"the graph {self.name!r} was compiled without a cache",
+                fix="Compile it with cache=True, or clear that of the graph above.",
+            )
+        return self._stored() if self._cache is True else self._cache
+
+    def close(self) -> None:
+        """Give back the database connections, the cache's too. The graph opens them again when used again."""
+        super().close()
+        if self._cache and self._cache is not True:
+            self._cache.close()
+
     # --- the graph itself ---------------------------------------------------------------------
 
-    def get_graph(self) -> Picture:
-        """The drawing, for `draw_mermaid()`."""
-        return picture_of(self._graph)
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes by name, START included: `graph.nodes["a"].call(state)` tries one on its own."""
+        return self._graph.nodes
+
+    @property
+    def channels(self) -> Mapping[str, Channel]:
+        """The keys of the state, with their reducers."""
+        return self._graph.channels
+
+    def get_graph(self, config: Config | None = None, *, xray: int | bool = False) -> Picture:
+        """The drawing, for `draw_mermaid()`. xray: also inside subgraphs, so many graphs down or, with True, all."""
+        deeper = xray if xray is True else xray - 1
+
+        def inside(node: str) -> Picture | None:
+            call = self._graph.nodes[node].call
+            return call.graph.get_graph(xray=deeper) if isinstance(call, Subgraph) else None
+
+        return picture_of(self._graph, inside) if xray else picture_of(self._graph)
+
+    async def aget_graph(self, config: Config | None = None, *, xray: int | bool = False) -> Picture:
+        """`get_graph` for asyncio."""
+        return self.get_graph(config, xray=xray)
+
+    def get_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> Iterator[tuple[str, CompiledGraph[Any]]]:
+        """(namespace, graph) of each subgraph: those that nodes are, and the first that a node's function names.
+
+        namespace: only this one. recurse: also those below, as "node|node".
+        """
+        for name in self._graph.nodes:
+            below = self._below(name)
+            if below is None:
+                continue
+            if namespace in (None, name):
+                yield name, below
+            if recurse:
+                yield from (
+                    (f"{name}|{rest}", graph)
+                    for rest, graph in below.get_subgraphs(recurse=True)
+                    if namespace in (None, f"{name}|{rest}")
+                )
+
+    async def aget_subgraphs(
+        self, *, namespace: str | None = None, recurse: bool = False
+    ) -> AsyncIterator[tuple[str, CompiledGraph[Any]]]:
+        """`get_subgraphs` for asyncio."""
+        for found in self.get_subgraphs(namespace=namespace, recurse=recurse):
+            yield found
+
+    def get_input_schema(self, config: Config | None = None) -> Any:
+        """The input as a pydantic model. Raises CallError where pydantic is not installed."""
+        return model_of(f"{self.name}Input", self._graph.input.type)
+
+    def get_output_schema(self, config: Config | None = None) -> Any:
+        """The output as a pydantic model. Raises CallError where pydantic is not installed."""
+        return model_of(f"{self.name}Output", self._graph.output.type)
+
+    def get_input_jsonschema(self, config: Config | None = None) -> dict[str, Any]:
+        """The JSON schema of the input. Raises CallError where pydantic is not installed."""
+        return json_schema(_titled(self._graph.input.type), self._graph.input.type)
+
+    def get_output_jsonschema(self, config: Config | None = None) -> dict[str, Any]:
+        """The JSON schema of the output. Raises CallError where pydantic is not installed."""
+        return json_schema(_titled(self._graph.output.type), self._graph.output.type)
+
+    def get_context_jsonschema(self) -> dict[str, Any] | None:
+        """The JSON schema of the context; None without a context_schema."""
+        schema = self._graph.context
+        return None if schema is None else json_schema(_titled(schema), schema)
 
     def as_node(self, keys: Mapping[str, Any]) -> Subgraph:
         """This graph as a node of one with these keys."""
@@ -336,16 +494,37 @@ class CompiledGraph(Log, Generic[StateT]):
     def _session(self, input: Any, config: Config | None, modes: Modes | tuple[()], options: Options) -> Session:
         shaper = Shaper(modes, options.get("subgraphs", False), options.get("version", "v1"))
         given = given_config(config, self._config)
+        if self._debug and options.get("debug") is None:
+            options = {**options, "debug": True}
         value = input if isinstance(input, Command) else self._accepts(input)
         return Session(self._parts, given, shaper, options=options, input=value)
 
-    def _update_session(self, config: Config, values: Any, as_node: str | None, wait: float | None) -> Session:
+    def _update_session(self, config: Config, updates: Sequence[StateUpdate], wait: float | None) -> Session:
         self._stored()
         given, shaper = self._named(config), Shaper(())
-        return Session(
-            self._parts, given, shaper, lambda it: [it] if isinstance(it, Recorded) else [], {"wait": wait},
-            input=values, updates=True, as_node=as_node,
-        )  # fmt: skip
+        parts = replace(self._graph_at(given.ns)._parts, store=self._store, key=self._key)
+        show = lambda it: [it] if isinstance(it, Recorded) else []  # noqa: E731
+        return Session(parts, given, shaper, show, {"wait": wait}, updates=updates)
+
+    def _graph_at(self, ns: tuple[str, ...]) -> CompiledGraph[Any]:
+        """The subgraph that runs at this namespace. Raises ArgumentError where the drawing does not show it."""
+        graph: CompiledGraph[Any] = self
+        for place in places(ns):
+            below = graph._below(place.node)
+            if below is None:
+                raise ArgumentError(
+                    argument="checkpoint_ns",
+                    problem=f"the subgraph below {place.node!r} in {'|'.join(ns)!r} is not known",
+                    fix="Take checkpoint_ns from get_state(config).tasks, and give the subgraph to add_node or let the "
+                    "node's function name it.",
+                )
+            graph = below
+        return graph
+
+    def _below(self, node: str) -> CompiledGraph[Any] | None:
+        """The subgraph that a node is or, of those that its function names, the first."""
+        found = self._graph.nodes.get(node)
+        return None if found is None else next(iter(_graphs_in(found.call)), None)
 
     def _for_any_thread(self, config: Config | None) -> CallConfig:
         self._stored()
@@ -371,36 +550,78 @@ class CompiledGraph(Log, Generic[StateT]):
 
     @property
     def _parts(self) -> Parts:
-        return Parts(self._graph, self._codec, self._store, self._key, self._view, self._inherits)
+        return Parts(self._graph, self._codec, self._store, self._key, self._view, self._inherits, self._cache)
 
     def _accepts(self, value: Any) -> Any:
         """The input as the engine takes it."""
         return value
 
-    def _outcome(self, session: Session) -> Any:
+    def _outcome(self, session: Session, version: str | None) -> Any:
         """What `invoke` returns: the state, with the open questions if there are any."""
         position = session.run.position
         asked = list(open_interrupts(position))
         view = self._view.only(self._graph.output.keys)
         values: Any = view.values(position)  # of an entrypoint it need not be a dict
+        if version == "v2":
+            return GraphOutput(values, tuple(asked))
         return {**(values if isinstance(values, dict) else {}), INTERRUPT: asked} if asked else values
 
     def _fork_effects(self, config: Config, to: str) -> Effects:
         given = self._named(config)
         run_id = str(uuid.uuid4())
         call = Call(thread_id=to, run_id=run_id, step=given.step, recorded=given.recorded())
-        return fork(self._graph, self._codec, self._key, call, str(given.thread_id))
+        graph = self._graph_at(given.ns)
+        return fork(graph._graph, graph._codec, self._key, call, self._thread(config))
 
     def _view_of(self, ns: tuple[str, ...]) -> View:
-        node = self._graph.nodes.get(ns[0].partition(":")[0])
-        if node is None or not isinstance(node.call, Subgraph):
-            return super()._view_of(ns)
-        below: CompiledGraph[Any] = node.call.graph
-        return below._view if len(ns) == 1 else below._view_of(ns[1:])
+        graph: CompiledGraph[Any] = self
+        for place in places(ns):
+            below = graph._below(place.node)
+            if below is None:
+                return super()._view_of(ns)
+            graph = below
+        return graph._view
+
+    def _drawn_below(self, ns: tuple[str, ...], task: Task) -> Place | None:
+        graph: CompiledGraph[Any] | None = self
+        for place in places(ns):
+            graph = graph and graph._below(place.node)
+        node = graph._graph.nodes.get(task.node) if graph is not None else None
+        if node is None or not isinstance(node.call, Subgraph) or node.call.graph._inherits is False:
+            return None
+        return Place(task.node, None if node.call.graph._inherits else task.id)
 
     def _node_input(self, task: Task, values: Mapping[str, Any]) -> Any:
         node = self._graph.nodes.get(task.node)
         return detached(dict(values) if node is None else node.schema.select(values))
+
+
+def _graphs_in(call: Any) -> Iterator[CompiledGraph[Any]]:
+    """The graphs that a node's function names, in the order of their names: its own variables, those around it and
+    those of its object."""
+    if isinstance(call, Subgraph):
+        yield call.graph
+        return
+    named: dict[str, Any] = dict(vars(call.__self__)) if hasattr(getattr(call, "__self__", None), "__dict__") else {}
+    with suppress(TypeError):  # what is no Python function
+        found = inspect.getclosurevars(inspect.unwrap(call))
+        named.update({**found.globals, **found.nonlocals})
+    yield from (value for _, value in sorted(named.items()) if isinstance(value, CompiledGraph))
+
+
+def _titled(schema: Any) -> str:
+    return str(schema.__name__)
+
+
+def _checked_updates(supersteps: Sequence[Sequence[StateUpdate]]) -> list[list[StateUpdate]]:
+    checked = [[StateUpdate(*update) for update in updates] for updates in supersteps]
+    if not checked or not all(checked):
+        raise ArgumentError(
+            argument="supersteps",
+            problem="there are no updates" if checked else "there are no supersteps",
+            fix="Give a list of lists of StateUpdate(values, as_node), one list for each superstep.",
+        )
+    return checked
 
 
 def _limited(limit: int | None) -> float:

@@ -61,6 +61,28 @@ clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep  # and these two wait
 apause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
+_forks = 0  # that this process has come out of: what was begun before one belongs to its parent
+
+
+def _forked() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+_risen = 0.0
+_rising = threading.Lock()
+
+
+def rising_clock() -> float:
+    """`clock`, but never the same time twice and never going back: what this process sends keeps its order."""
+    global _risen
+    with _rising:
+        _risen = max(clock(), _risen + 2e-6)  # the log writes microseconds
+        return _risen
+
 
 # --- sync -------------------------------------------------------------------------------------
 
@@ -71,7 +93,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
     `live`: custom events are wanted, so even a single task runs beside us, lest they wait for its end.
     """
     tasks = _Threads(live, workers, store)
-    process = os.getpid()
+    begun = _forks
     answer: Any = None
     failure: BaseException | None = None
     thrown: BaseException | None = None  # by the consumer
@@ -83,7 +105,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                 break
             answer = failure = None
             try:
-                if os.getpid() != process:
+                if _forks != begun:
                     _refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
@@ -109,7 +131,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
             except BaseException as error:
                 failure = error
     finally:
-        if os.getpid() == process:
+        if _forks == begun:
             tasks.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):
         raise thrown
@@ -228,6 +250,8 @@ class _Threads:
             self._transactions.calls(jobs[0])
             self._submit(self._calls, jobs[0])
             return
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._active:
             self._alone = jobs[0]
             return
@@ -384,7 +408,7 @@ async def adrive(
 ) -> AsyncGenerator[Any, None]:
     """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
     tasks = _Tasks(live, workers, store)
-    process = os.getpid()
+    begun = _forks
     keeper = Offload()  # the store's thread
     answer: Any = None
     failure: BaseException | None = None
@@ -397,7 +421,7 @@ async def adrive(
                 break
             answer = failure = None
             try:
-                if os.getpid() != process:
+                if _forks != begun:
                     _refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
@@ -424,7 +448,7 @@ async def adrive(
             except BaseException as error:
                 failure = error
     finally:
-        if os.getpid() == process:
+        if _forks == begun:
             await tasks.close()
             keeper.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):
@@ -448,8 +472,7 @@ def _append(store: Store | None, save: Save) -> None:
 
 
 def _ask(store: Store | None, ask: Ask) -> Any:
-    assert store is not None
-    return ask.call(store)
+    return ask.call(store)  # type: ignore[arg-type]  # without one it asks something else
 
 
 class Offload:
@@ -478,6 +501,8 @@ async def _settled(future: asyncio.Future[T]) -> T:
                 await asyncio.wait([future])
             except asyncio.CancelledError:
                 continue  # asked again: the thread still runs
+        if not future.cancelled():
+            future.exception()  # the cancellation counts; unread, asyncio would complain of it
         raise
 
 
@@ -502,6 +527,8 @@ class _Tasks:
         self._cancelled = False  # while a sync node ran alone
 
     def start(self, jobs: Sequence[Job]) -> None:
+        if self._alone is not None:  # retries of several begin one by one
+            jobs, self._alone = [self._alone, *jobs], None
         if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
             self._alone = jobs[0]
             return
@@ -552,25 +579,26 @@ class _Tasks:
             waited = call(*args, **kwargs)
             return await (waited if timeout is None else _timed(job, waited, timeout))
         context = contextvars.copy_context()
-        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs))
+        finishes = job.memo is None or not job.memo.looking
+        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs), finishes)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _in_thread(self, call: Callable[[], Any]) -> Any:
-        """A sync function cannot be stopped. When we are cancelled it ends first, and its result counts."""
+    async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
+        """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
         future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
         try:
             return await _settled(future)
         except asyncio.CancelledError:
-            if not future.done() or future.cancelled():
+            if not counts or not future.done() or future.cancelled():
                 raise
             self._cancelled = self._alone_runs
             return future.result()
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
-            job.alive()
+            job.progress()
             self._put(item)  # an async node cannot be made to wait from inside its own loop
             return
         taken = threading.Event()
@@ -706,6 +734,7 @@ async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any
         async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
             if idle is not None:
                 job.alive = lambda: quiet.reschedule(loop.time() + idle)
+                job.progress = job.alive if policy.refresh_on == "auto" else job.progress
             return await waited
     except TimeoutError as error:
         for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):

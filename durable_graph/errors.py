@@ -20,6 +20,7 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── ThreadExistsError
     │   └── ThreadBusyError
     ├── ChangedGraphError                    whoever changed the code under a running thread
+    │   └── MigrationError
     └── StoreError                           whoever runs the database
         ├── StoreUnavailableError
         ├── SchemaError
@@ -142,6 +143,10 @@ class ThreadBusyError(CallError):
 
 class ChangedGraphError(DurableGraphError):
     """Thread {thread_id!r} cannot be continued by this graph: {problem}. {fix}"""
+
+
+class MigrationError(ChangedGraphError):
+    """The migration function cannot convert the state of thread {thread_id!r} at step {step}: {problem}. {fix}"""
 
 
 # --- whoever runs the database ----------------------------------------------------------------

@@ -6,32 +6,35 @@ import hashlib
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from durable_graph.codec import Codec, storable_types
+from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
-from durable_graph.core.channels import Channel
+from durable_graph.core.address import RESERVED
+from durable_graph.core.channels import Channel, name_of
 from durable_graph.core.model import (
     END,
     RECORDED,
     START,
     Branch,
+    CachePolicy,
     Command,
     Graph,
     Join,
     Node,
     RetryPolicy,
     TimeoutPolicy,
+    join_name,
     policy_of,
 )
-from durable_graph.core.planner import HANDLER
+from durable_graph.core.planner import DEFAULT_HANDLER, HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
-from durable_graph.log import inherited, open_store
-from durable_graph.messages import message_types
-from durable_graph.store import Store
+from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse
+from durable_graph.messages import decided, message_types
+from durable_graph.store import Cache, Store
 
 StateT = TypeVar("StateT")
 PathMap = Mapping[Hashable, str] | Sequence[str]
@@ -64,8 +67,15 @@ class StateGraph(Generic[StateT]):
         self.channels: dict[str, Channel] = {}
         self._schemas: dict[Any, Schema] = {}
         self._subgraphs: dict[str, CompiledGraph[Any]] = {}
-        for schema in (state_schema, self.input_schema, self.output_schema):
-            self._schema(schema)
+        self._defaults = _Defaults()
+        self._schema(state_schema)
+        for schema in (self.input_schema, self.output_schema):
+            if self._schema(schema).managed and schema is not state_schema:
+                raise DrawingError(
+                    problem=f"{schema.__qualname__} has {', '.join(self._schemas[schema].managed)}, which is given to "
+                    "nodes and is no input or output",
+                    fix="Keep RemainingSteps and IsLastStep in the state's schema or a node's input_schema.",
+                )
 
     def _schema(self, schema: Any) -> Schema:
         """Read a schema once and take its channels over. A channel may have one reducer only."""
@@ -86,6 +96,29 @@ class StateGraph(Generic[StateT]):
 
     # --- drawing ------------------------------------------------------------------------------
 
+    def set_node_defaults(
+        self,
+        *,
+        retry_policy: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        cache_policy: CachePolicy[Any] | None = None,
+        error_handler: Callable[..., Any] | None = None,
+        timeout: float | timedelta | TimeoutPolicy | None = None,
+    ) -> Self:
+        """For all nodes of this graph that do not say otherwise, added before or after; not for subgraphs' nodes.
+
+        Each as in `add_node`. Error handlers get the retry policy and the timeout, but no cache and no handler of their
+        own. The default error handler runs as the node "__default_error_handler__" and takes the whole state. What is
+        None stays as it was. With a timeout compile() refuses nodes that are no async functions.
+        """
+        before = self._defaults
+        self._defaults = _Defaults(
+            before.retry if retry_policy is None else _policies(retry_policy),
+            before.cache if cache_policy is None else cache_policy,
+            before.handler if error_handler is None else error_handler,
+            before.timeout if timeout is None else policy_of(timeout),
+        )
+        return self
+
     def add_node(
         self,
         node: str | Callable[..., Any] | CompiledGraph[Any],
@@ -95,33 +128,42 @@ class StateGraph(Generic[StateT]):
         metadata: Mapping[str, Any] | None = None,
         input_schema: type[Any] | None = None,
         retry_policy: RetryPolicy | Sequence[RetryPolicy] | None = None,
+        cache_policy: CachePolicy[Any] | None = None,
         timeout: float | timedelta | TimeoutPolicy | None = None,
         error_handler: Callable[..., Any] | None = None,
         destinations: Mapping[str, str] | Sequence[str] | None = None,
+        trace_policy: None = None,
     ) -> Self:
         """Add a function as a node.
 
         node: its name, or the function itself, which is then named after it.
         action: the function, sync or async. It takes the state, and if it has parameters of these names also
-            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command.
+            `config`, `runtime` and `writer`; it returns a dict with the keys to change, None, or a Command. Also a
+            compiled graph, or a runnable of langchain-core, which is invoked with the state and the config.
         defer: run it only when nothing else is left to run.
         metadata: remarks, for the picture.
         input_schema: what it receives, if not the state; by default the annotation of its first parameter.
         retry_policy: when to try again within a run; of several the first that matches the error counts.
+        cache_policy: do not call it again for the same input; needs compile(cache=...).
         timeout: for one attempt of an async node, in seconds, as a timedelta or a TimeoutPolicy.
         error_handler: runs when the node has failed for good, in its place: takes the state and, as `error`, a
             NodeError; what it returns counts. The node's own edges are not followed, so return Command(goto=...)
             to go on.
         destinations: where a Command of it may lead, for the picture; by default what its return annotation names.
+        trace_policy: of LangGraph's; refused, as nothing is traced.
 
         Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
         """
+        refuse("add_node()", trace_policy=(trace_policy, "nothing is traced here"))
         name, call = _named(node, action)
         ends: tuple[str, ...]
         if name in self.nodes:
             raise DrawingError(problem=f"there already is a node {name!r}", fix="Give this one another name.")
-        if name in (START, END):
+        if name in (START, END) or name.startswith((HANDLER, DEFAULT_HANDLER)):
             raise DrawingError(problem=f"the name {name!r} is reserved", fix="Choose another name.")
+        if any(letter in name for letter in RESERVED):
+            problem = f"the name {name!r} holds one of {' '.join(RESERVED)}, which separate the names of subgraphs"
+            raise DrawingError(problem=problem, fix="Choose another name.")
         if isinstance(call, CompiledGraph):
             self._subgraphs[name] = call
             read, ends = call.node_schema(), ()
@@ -130,11 +172,8 @@ class StateGraph(Generic[StateT]):
             schema, ends = _annotations(call)
             read = self._schema(input_schema or schema or self.state_schema)
         policy = policy_of(timeout)
-        if policy is not None and not is_coroutine(call):
-            raise DrawingError(
-                problem=f"node {name!r} has a timeout but is no async function",
-                fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
-            )
+        if policy is not None:
+            _check_stoppable(name, call)
         handler = None
         if error_handler is not None:
             handler = HANDLER + name
@@ -145,8 +184,9 @@ class StateGraph(Generic[StateT]):
             read,
             wanted_arguments(call),
             defer=defer,
-            retry=(retry_policy,) if isinstance(retry_policy, RetryPolicy) else tuple(retry_policy or ()),
+            retry=None if retry_policy is None else _policies(retry_policy),
             timeout=policy,
+            cache=cache_policy,
             error_handler=handler,
             destinations=_labels(destinations) if destinations is not None else dict.fromkeys(ends),
             metadata=dict(metadata or {}),
@@ -219,37 +259,82 @@ class StateGraph(Generic[StateT]):
 
     # --- compiling ----------------------------------------------------------------------------
 
+    def validate(self, interrupt: Sequence[str] | None = None) -> Self:
+        """Check the drawing as compile() does. interrupt: nodes that are to be there."""
+        self._check()
+        self._pauses(interrupt)
+        return self
+
     def compile(
         self,
         checkpointer: str | Store | bool | None = None,
         *,
+        cache: Cache | str | bool | None = None,
+        store: None = None,
         interrupt_before: Sequence[str] | Literal["*"] | None = None,
         interrupt_after: Sequence[str] | Literal["*"] | None = None,
+        debug: bool = False,
         name: str | None = None,
-        types: Iterable[type[Any]] = (),
+        transformers: None = None,
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
+        aliases: Mapping[str, str] | None = None,
+        migrate: Callable[[dict[str, Any]], Any] | None = None,
     ) -> CompiledGraph[StateT]:
         """Check the drawing and make it runnable.
 
         checkpointer: where the steps are written. None: the database named by the environment variable
             DURABLE_GRAPH_URL, else the file durable_graph.db in the working directory. A text: a SQLAlchemy URL of
             SQLite or Postgres. False: nowhere. Nothing is opened before the first run.
+        cache: for nodes and @tasks with a cache_policy. True: a table beside the log, in the same database. Else
+            InMemoryCache(), a URL as above, or an object of yours as `durable_graph.Cache` describes. None: nothing is
+            kept, as a subgraph that of the graph above. A cache that fails is left alone for the rest of the run, with
+            a warning in the log of the process.
         interrupt_before, interrupt_after: nodes before or after which each run pauses, "*" for all; stream(None)
-        goes on. name: of the graph, as the log records it.
+        goes on. debug: print all that happens. name: of the graph, as the log records it.
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
-            besides those that the schemas mention.
+            besides those that the schemas mention; a TypeHook for a class that is none of these. Those of subgraphs are
+            known without saying, and langchain-core's messages where the application has imported them.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
+        aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
+            reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
+            the new name; the rows that there are keep the old one.
+        migrate: for such threads, a function, sync or async, that takes the state as a dict and returns the new one.
+            Called when a thread whose last run was on another drawing is continued, before anything else; what it
+            returns is recorded with the run's first row, so that it is not called again for that thread. A function
+            of another name counts as another drawing.
+        store, transformers: of LangGraph's; refused, as there is nothing here that they could change.
 
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
         """
+        refuse(
+            "compile()",
+            store=(store, NO_STORE),
+            transformers=(transformers, "there is no stream_events here; see stream(stream_mode=...)"),
+        )
         self._check()
         before, after = self._pauses(interrupt_before), self._pauses(interrupt_after)
-        graph = replace(self._freeze(name or "LangGraph"), interrupt_before=before, interrupt_after=after)
+        graph = replace(
+            self._freeze(name or "LangGraph", migrate),
+            interrupt_before=before,
+            interrupt_after=after,
+            aliases=dict(aliases or {}),
+        )
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
-        chat = message_types() if any(c.operation == "messages" for c in self.channels.values()) else []
-        known = list(dict.fromkeys([*_storable(self._schemas), *types, *below, *chat]))
-        store, inherits = open_store(checkpointer), inherited(checkpointer)
-        return CompiledGraph(graph, store, Codec([*RECORDED, *known]), key, inherits=inherits, types=known)
+        known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
+        codec = Codec([*RECORDED, *known])
+        _check_aliases(graph, codec)
+        opened, inherits = open_store(checkpointer), inherited(checkpointer)
+        return CompiledGraph(
+            graph,
+            opened,
+            codec,
+            key,
+            inherits=inherits,
+            types=known,
+            cache=open_cache(cache, checkpointer),
+            debug=debug,
+        )
 
     def _check(self) -> None:
         known = {START, END, *self.nodes}
@@ -292,18 +377,29 @@ class StateGraph(Generic[StateT]):
         joined = {(start, end) for starts, end in self.waiting_edges for start in starts}
         return sorted(self.edges | joined)
 
-    def _freeze(self, name: str) -> Graph:
+    def _branches_of(self, node: str) -> tuple[Branch, ...]:
+        """The routers after a subgraph see the whole state, as in LangGraph, and not the part that it knows."""
+        branches = self.branches[node].values() if node in self.branches else ()
+        if node not in self._subgraphs:
+            return tuple(branches)
+        whole = self._schemas[self.state_schema]
+        return tuple(replace(branch, schema=branch.schema or whole) for branch in branches)
+
+    def _freeze(self, name: str, migrate: Callable[[dict[str, Any]], Any] | None) -> Graph:
         entry = Node(START, _no_call, self._schemas[self.input_schema])
-        nodes = {node.name: self._complete(node) for node in (entry, *self.nodes.values())}
+        nodes = {node.name: self._complete(node) for node in (entry, *self.nodes.values(), *self._default_handler())}
         return Graph(
             name,
             nodes,
-            dict(self.channels),
+            decided(self.channels),
             self._schemas[self.state_schema],
             self._schemas[self.input_schema],
             self._schemas[self.output_schema],
-            _fingerprint(nodes, self.channels),
+            _fingerprint(nodes, self.channels, migrate),
             field_checks(self.state_schema),
+            managed=frozenset(name for schema in self._schemas.values() for name in schema.managed),
+            context=self.context_schema,
+            migrate=migrate,
         )
 
     def _complete(self, node: Node) -> Node:
@@ -313,18 +409,65 @@ class StateGraph(Generic[StateT]):
             if node.name in starts
         ]
         return replace(
-            node,
+            self._with_defaults(node),
             successors=tuple(sorted(end for start, end in self.edges if start == node.name)),
-            branches=tuple(self.branches[node.name].values()) if node.name in self.branches else (),
+            branches=self._branches_of(node.name),
             joins=tuple(joins),
         )
+
+    def _default_handler(self) -> list[Node]:
+        call = self._defaults.handler
+        if call is None:
+            return []
+        return [Node(DEFAULT_HANDLER, call, self._schemas[self.state_schema], wanted_arguments(call))]
+
+    def _with_defaults(self, node: Node) -> Node:
+        if node.name == START:
+            return node
+        defaults = self._defaults
+        if node.timeout is None and defaults.timeout is not None:
+            _check_stoppable(node.name, node.call)
+        node = replace(
+            node,
+            retry=defaults.retry if node.retry is None else node.retry,
+            timeout=node.timeout or defaults.timeout,
+        )
+        if node.name.startswith((HANDLER, DEFAULT_HANDLER)):
+            return node
+        handler = DEFAULT_HANDLER if defaults.handler is not None else None
+        return replace(node, cache=node.cache or defaults.cache, error_handler=node.error_handler or handler)
+
+
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """What `set_node_defaults` has said."""
+
+    retry: tuple[RetryPolicy, ...] | None = None
+    cache: CachePolicy[Any] | None = None
+    handler: Callable[..., Any] | None = None
+    timeout: TimeoutPolicy | None = None
 
 
 # --- helpers ----------------------------------------------------------------------------------
 
 
+def _policies(given: RetryPolicy | Sequence[RetryPolicy]) -> tuple[RetryPolicy, ...]:
+    return (given,) if isinstance(given, RetryPolicy) else tuple(given)
+
+
+def _check_stoppable(name: str, call: Any) -> None:
+    if not is_coroutine(call):
+        raise DrawingError(
+            problem=f"node {name!r} has a timeout but is no async function",
+            fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
+        )
+
+
 def _named(node: Any, action: Any) -> tuple[str, Any]:
     call = action if isinstance(node, str) else node
+    runnable = hasattr(call, "invoke") and hasattr(call, "ainvoke") and not isinstance(call, CompiledGraph)
+    if runnable and not callable(call):
+        call = _Runnable(call)
     if not callable(call) and not isinstance(call, CompiledGraph):
         raise DrawingError(
             problem=f"the node {node!r} has no function" if isinstance(node, str) else f"{node!r} is no function",
@@ -336,10 +479,18 @@ def _named(node: Any, action: Any) -> tuple[str, Any]:
     return name, call
 
 
-def join_name(starts: Sequence[str], end: str) -> str:
-    """LangGraph's, as it stands in a task's triggers; a "+" in a node's own name is escaped."""
-    sources = [start.replace("\\", "\\\\").replace("+", "\\+") for start in starts]
-    return f"join:{'+'.join(sources)}:{end}"
+class _Runnable:
+    """A chain or model of langchain-core as a node: it has a form for each way of calling."""
+
+    def __init__(self, runnable: Any) -> None:
+        self._runnable = runnable
+        self.name = runnable.get_name() if hasattr(runnable, "get_name") else type(runnable).__name__
+
+    def __call__(self, state: Any, config: Any) -> Any:
+        return self._runnable.invoke(state, config)
+
+    async def acall(self, state: Any, config: Any) -> Any:
+        return await self._runnable.ainvoke(state, config)
 
 
 def _no_call(*_: Any) -> None:
@@ -404,8 +555,31 @@ def _storable(schemas: Iterable[Any]) -> list[type]:
     return sorted(found, key=lambda kind: (kind.__module__, kind.__qualname__))
 
 
-def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel]) -> str:
-    """A short text that changes when the drawing does."""
+def _check_aliases(graph: Graph, codec: Codec) -> None:
+    """Let the codec know of types among the aliases. Raises DrawingError for an alias that explains nothing."""
+    places = {"node": graph.nodes.keys() - {START}, "key of the state": graph.channels.keys(), "type": codec.names}
+    reducers = {channel.combines for channel in graph.channels.values() if channel.reducer is not None}
+    for old, new in graph.aliases.items():
+        meant = [place for place, names in places.items() if new in names]
+        if not meant and new not in reducers:
+            raise DrawingError(
+                problem=f"the alias {old!r} stands for {new!r}, which is no node, key of the state, reducer or type",
+                fix=f"Write aliases={{old name: name now}}. {_known(places['node'])} The keys are: "
+                f"{', '.join(sorted(graph.channels))}. A reducer is 'name()', a registered type 'module:Class'.",
+            )
+        for place in meant:
+            if old in places[place]:
+                raise DrawingError(
+                    problem=f"{old!r} is an alias of {new!r} and a {place} itself",
+                    fix="Take it out of the aliases, or give what is new another name.",
+                )
+    for old, new in graph.aliases.items():
+        if new in codec.names:
+            codec.also_reads(old, new)
+
+
+def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel], migrate: Any) -> str:
+    """A short text that changes when the drawing does, and when the migration function gets another name."""
     drawing = [
         sorted(
             (
@@ -417,6 +591,7 @@ def _fingerprint(nodes: Mapping[str, Node], channels: Mapping[str, Channel]) -> 
             )
             for node in nodes.values()
         ),
-        sorted((c.name, getattr(c.reducer, "__qualname__", repr(c.reducer))) for c in channels.values()),
+        sorted((channel.name, channel.combines) for channel in channels.values()),
+        *([name_of(migrate)] if migrate is not None else []),
     ]
     return hashlib.sha256(repr(drawing).encode()).hexdigest()[:16]

@@ -9,23 +9,28 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
-from durable_graph.codec import Codec
+from durable_graph.codec import Codec, Storable
+from durable_graph.core.address import Place, thread_of, way_down
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
-from durable_graph.core.history import barriers, follow, load, walk
-from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode
-from durable_graph.core.projection import Shaper, View, empty_snapshot, snapshot_of
+from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
+from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
+from durable_graph.core.planner import Child, Later, Position
+from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
-from durable_graph.store import Store, Thread
+from durable_graph.messages import message_types
+from durable_graph.store import Cache, Store, Thread
 
 Config = Mapping[str, Any]
 Modes = StreamMode | Sequence[StreamMode]
 
 DEFAULT_URL = "sqlite:///durable_graph.db"
+NO_STORE = "there is no store here; keep what outlives a thread in tables of your own"
 
 
 def open_store(checkpointer: str | Store | bool | None) -> Store | None:
@@ -41,6 +46,33 @@ def open_store(checkpointer: str | Store | bool | None) -> Store | None:
     return SqlStore(checkpointer)
 
 
+def open_cache(cache: Cache | str | bool | None, checkpointer: Any) -> Cache | bool | None:
+    """What `compile(cache=...)` means; True for the database of the run at hand. Opens no connection."""
+    if cache is True and checkpointer is False:
+        raise ArgumentError(
+            argument="cache",
+            problem="True means the graph's own database, but checkpointer=False says that there is none",
+            fix="Give InMemoryCache(), or a database URL.",
+        )
+    if isinstance(cache, str):
+        return open_store(cache)
+    if not (cache is None or isinstance(cache, bool) or hasattr(cache, "recall")):
+        raise ArgumentError(
+            argument="cache",
+            problem=f"{cache!r} is no cache of this library",
+            fix="Give True for the graph's own database, InMemoryCache(), a database URL, or an object with recall, "
+            "keep, forget and close.",
+        )
+    return cache
+
+
+def refuse(where: str, **reasons: tuple[Any, str]) -> None:
+    """Arguments of LangGraph's that mean nothing here: (what was given, why it is refused)."""
+    for argument, (given, reason) in reasons.items():
+        if given is not None:
+            raise ArgumentError(argument=argument, problem=f"{where} does not take it: {reason}", fix="Leave it out.")
+
+
 def inherited(checkpointer: Any) -> bool | None:
     """What `compile(checkpointer=...)` means when the graph is a subgraph: True keeps one thread for all calls of a
     node, False keeps nothing, anything else makes a thread for each call."""
@@ -51,7 +83,7 @@ class Log:
     """The threads in a database.
 
     url: a SQLAlchemy URL of SQLite or Postgres; None: $DURABLE_GRAPH_URL, else durable_graph.db in the working
-    directory. types: dataclasses, pydantic models, enums and named tuples to read back as themselves.
+    directory. types: dataclasses, pydantic models, enums, named tuples and TypeHooks to read back as themselves.
     key: of the hash chain, if it has one; by default $DURABLE_GRAPH_KEY.
     """
 
@@ -59,11 +91,11 @@ class Log:
         self,
         url: str | Store | bool | None = None,
         *,
-        types: Iterable[type[Any]] = (),
+        types: Iterable[Storable] = (),
         key: bytes | str | None = None,
     ) -> None:
         self._store = open_store(url)
-        self._codec = Codec([*RECORDED, *types])
+        self._codec = Codec([*RECORDED, *types, *message_types()])
         self._key = _key(key)
         self._config: Config | None = None
         self._view = View()
@@ -95,8 +127,8 @@ class Log:
         Raises ThreadNotFoundError; CorruptCheckpointError for a row that cannot be read.
         """
         show = self._show(Shaper(stream_mode, subgraphs, version))
-        thread_id = self._named(config).thread_id
-        return self._replayed(str(thread_id), -1 if after is None else after, until, run_id, show)
+        thread_id = self._thread(config)
+        return self._replayed(thread_id, -1 if after is None else after, until, run_id, show)
 
     def areplay(
         self,
@@ -145,7 +177,7 @@ class Log:
         poll: seconds between two looks. timeout: seconds without news after which to stop; None: never.
         """
         show = self._show(Shaper(stream_mode))
-        thread_id = str(self._named(config).thread_id)
+        thread_id = self._thread(config)
         return self._followed(thread_id, -1 if after is None else after, show, poll, timeout)
 
     def afollow(
@@ -175,19 +207,106 @@ class Log:
             if not ended:
                 time.sleep(poll)
 
-    def get_state(self, config: Config) -> StateSnapshot:
+    def get_state(self, config: Config, *, subgraphs: bool = False) -> StateSnapshot:
         """The thread's state: at the last barrier, with what is still to run in `next` and what has finished in
-        `tasks`.
+        `tasks`. At a barrier of the past, `tasks` tell what has become of them since.
 
+        config: a `checkpoint_ns` names the run of a subgraph below the thread, as `tasks` and streams give it.
+        subgraphs: each task's `state` is the snapshot of the subgraph that it runs; else the config of it.
         An empty snapshot if the thread does not exist. Raises CheckpointNotFoundError for a step it does not have.
         """
         given = self._named(config)
-        position = load(self._stored(), self._codec, str(given.thread_id), given.step)
-        return empty_snapshot(config) if position is None else snapshot_of(self._view, position)
+        if given.ns:
+            standing = standing_at(self._stored(), self._codec, str(given.thread_id), given.ns)
+        else:
+            standing = self._thread_at(given)
+        if standing is None:
+            return empty_snapshot(config)
+        return self._snapshot(given, standing, given.step, subgraphs)
 
-    async def aget_state(self, config: Config) -> StateSnapshot:
+    async def aget_state(self, config: Config, *, subgraphs: bool = False) -> StateSnapshot:
         """`get_state` for asyncio."""
-        return await in_thread(lambda: self.get_state(config))
+        return await in_thread(lambda: self.get_state(config, subgraphs=subgraphs))
+
+    def _thread_at(self, given: CallConfig) -> Standing | None:
+        position = load(self._stored(), self._codec, str(given.thread_id), given.step)
+        return None if position is None else Standing(position.thread_id, None, {}, "", position)
+
+    def _snapshot(self, given: CallConfig, standing: Standing, step: int | None, subgraphs: bool) -> StateSnapshot:
+        store, codec = self._stored(), self._codec
+        if step is None:
+            return self._shown(given, standing, standing.position, None, subgraphs, True)
+        position = load(store, codec, standing.thread_id, step) if given.ns else standing.position
+        assert position is not None
+        if standing.step is not None:  # its thread will begin as a fork
+            return self._shown(given, standing, position.forked(), None, subgraphs)
+        if not position.planned_here:
+            return self._shown(given, standing, position, None, subgraphs)
+        then = position.frozen()
+        return self._shown(given, standing, then, later(store, codec, position), subgraphs)
+
+    def _shown(
+        self,
+        given: CallConfig,
+        standing: Standing,
+        position: Position,
+        since: Later | None,
+        subgraphs: bool,
+        now: bool = False,  # not a step of the past
+    ) -> StateSnapshot:
+        root, ns = str(given.thread_id), given.ns
+        address = Address(standing.thread_id, root, ns, _parents(root, ns, standing, position))
+        snapshot = snapshot_of(self._view_of(ns), position, address, since)
+        known = (position if since is None else since).children
+        states = [
+            self._state_below(given, position, task, known.get(task.id, {}), now, subgraphs) for task in position.tasks
+        ]
+        tasks = [task._replace(state=state) for task, state in zip(snapshot.tasks, states, strict=True)]
+        return snapshot._replace(tasks=tuple(tasks))
+
+    def _state_below(
+        self,
+        given: CallConfig,
+        position: Position,
+        task: Task,
+        known: Mapping[str, Child],
+        now: bool,
+        subgraphs: bool,
+    ) -> Any:
+        """Of the subgraph that a task has called last: its snapshot, or the config of it."""
+        place = self._place_below(given, position, task, known, subgraphs)
+        if place is None:
+            return None
+        below = replace(given, ns=(*given.ns, *place.parts), step=None)
+        config = {"configurable": {"thread_id": given.thread_id, "checkpoint_ns": "|".join(below.ns)}}
+        if not subgraphs:
+            return config
+        standing = standing_at(self._stored(), self._codec, str(given.thread_id), below.ns)
+        if standing is None:
+            return empty_snapshot(config)
+        then = known.get(place.key)
+        step = then[1] if then is not None and not now and then[0] == standing.thread_id else None
+        return self._snapshot(below, standing, step, True)
+
+    def _place_below(
+        self, given: CallConfig, position: Position, task: Task, known: Mapping[str, Child], look: bool
+    ) -> Place | None:
+        """Where a task's subgraph is: as its rows tell, as the drawing says, or where a run that broke off left it."""
+        if known:
+            key = [*known][-1]
+            number = int(key.rpartition("/")[2])
+            return Place(task.node, None if "/" in key else task.id, number)
+        drawn = self._drawn_below(given.ns, task)
+        if drawn is not None or not look or task.id in position.done:
+            return drawn
+        place, found = Place(task.node, task.id), None
+        while self._stored().thread(place.thread(position.thread_id)) is not None:
+            place, found = place._replace(number=place.number + 1), place
+        return found
+
+    def _drawn_below(self, ns: tuple[str, ...], task: Task) -> Place | None:
+        """Where the subgraph is that this node is, as far as the drawing is known here."""
+        return None
 
     def get_state_history(
         self,
@@ -206,7 +325,7 @@ class Log:
         bound = read_config(before).step if before is not None else None
         if bound is None and given.step is not None:
             bound = given.step + 1
-        return self._history(str(given.thread_id), filter or {}, bound, limit)
+        return self._history(given, filter or {}, bound, limit)
 
     def aget_state_history(
         self,
@@ -220,20 +339,28 @@ class Log:
         return aiterate(self.get_state_history(config, filter=filter, before=before, limit=limit))
 
     def _history(
-        self, thread_id: str, wanted: Mapping[str, Any], before: int | None, limit: int | None
+        self, given: CallConfig, wanted: Mapping[str, Any], before: int | None, limit: int | None
     ) -> Iterator[StateSnapshot]:
         count = 0
-        for position in barriers(self._stored(), self._codec, thread_id, before=before):
+        if given.ns:
+            standing = standing_at(self._stored(), self._codec, str(given.thread_id), given.ns)
+        else:
+            standing = Standing(str(given.thread_id), None, {}, "", Position(str(given.thread_id)))
+        if standing is None:
+            return
+        if before is None and standing.step is not None:
+            before = standing.step + 1
+        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before):
             if count == limit:
                 return
-            snapshot = snapshot_of(self._view, position)
+            snapshot = self._shown(given, standing, position, since, False)
             if wanted.items() <= (snapshot.metadata or {}).items():
                 count += 1
                 yield snapshot
 
     def verify(self, config: Config) -> Report:
         """Check the thread's hash chain. The report names each row that was altered, removed or put in."""
-        thread_id = str(self._named(config).thread_id)
+        thread_id = self._thread(config)
         self._existing(self._stored(), thread_id)
         return verify(self._stored(), thread_id, self._key)
 
@@ -274,6 +401,11 @@ class Log:
             )
         return given
 
+    def _thread(self, config: Config) -> str:
+        """The thread that a config names: a subgraph's run is one of its own."""
+        given = self._named(config)
+        return thread_of(str(given.thread_id), given.ns)
+
     def _stored(self) -> Store:
         if self._store is None:
             raise ArgumentError(
@@ -289,6 +421,14 @@ class Log:
         if thread is None:
             raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
         return thread.status
+
+
+def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position) -> dict[str, str]:
+    if not ns:
+        return {}
+    above = way_down(ns)[-2]
+    task = (standing.task or str(position.run.get("task", ""))).removeprefix(f"{thread_of(root, above)}/")
+    return {"|".join(above): task.partition(".")[0]}
 
 
 def nothing(it: Emission) -> Sequence[Any]:

@@ -10,24 +10,29 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 from durable_graph import beat, drivers, leases
+from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
+from durable_graph.core.address import Place, thread_of
+from durable_graph.core.caching import Caching
 from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
-from durable_graph.core.model import Command, Graph
-from durable_graph.core.projection import ANNOUNCED, Shaper, View, open_interrupts
+from durable_graph.core.model import START, Command, Graph
+from durable_graph.core.planner import Child
+from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive, ended
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
-from durable_graph.store import Store
+from durable_graph.messages import langchain_is_used, message_types
+from durable_graph.store import Cache, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Parts:
     key: bytes | None
     view: View
     inherits: bool | None  # as a subgraph: None a new thread for each call, True one for all, False none
+    cache: Cache | bool | None = None  # True: the store; None: that of the graph above
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Link:
     key: bytes | None
     shaper: Shaper  # of the outermost consumer
     ns: tuple[str, ...]
+    cache: Cache | None = None
 
 
 class Options(TypedDict, total=False):
@@ -98,9 +105,14 @@ class Session:
                 problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",
                 fix="On SQLite an open transaction keeps that graph's rows from being saved: call it before.",
             )
-        self._caller = caller if caller is not None and _is_below(caller, parts, given) else None
-        self._parts = parts if self._caller is None else _placed(parts, self._caller)
-        self._given = given if self._caller is None else replace(given, thread_id=self._thread_id(self._caller))
+        below = caller is not None and not settings.get("updates") and _is_below(caller, parts, given)
+        self._caller = caller if below else None
+        self._parts = parts
+        self._given = given
+        if self._caller is not None:
+            self._place = _place(self._caller, parts)
+            self._parts = _placed(parts, self._caller)
+            self._given = replace(given, thread_id=self._place.thread(self._caller.thread_id), ns=())
         self._shaper = shaper
         self._own_show = show or partial(shaper.show, parts.view, ())
         self._printer = Shaper(options.get("print_mode") or (["debug"] if options.get("debug") else ()))
@@ -109,8 +121,8 @@ class Session:
             **settings,
             "context": options.get("context"),
             "wait": _seconds(options.get("wait")),
-            "interrupt_before": _nodes(options.get("interrupt_before"), parts.graph.interrupt_before),
-            "interrupt_after": _nodes(options.get("interrupt_after"), parts.graph.interrupt_after),
+            "interrupt_before": _nodes(parts.graph, options, "interrupt_before"),
+            "interrupt_after": _nodes(parts.graph, options, "interrupt_after"),
         }
         self.run: Run
         self.owner = ""  # of the lease, once an async call has begun
@@ -159,7 +171,22 @@ class Session:
         """Whether something has to get out while a node runs: then even a single one runs beside us."""
         above = self._link.shaper
         modes = {*self._shaper.modes, *above.modes}
-        return "custom" in modes or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+        return bool(modes & SPOKEN) or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+
+    def _surround(self, config: dict[str, Any], ear: Any) -> Any:
+        """langchain-core's callbacks for a node, if the application uses it: they hear what chat models say."""
+        from durable_graph import langchain
+
+        return langchain.surrounded(config, ear if self._listens else None)
+
+    @property
+    def _listens(self) -> bool:
+        """Whether somebody wants to see messages while they are made. If nobody does, models are not made to stream."""
+        above = self._link.shaper
+        modes = {*self._shaper.modes, *self._printer.modes}
+        if self._caller is None or above.subgraphs:
+            modes |= {*above.modes}
+        return "messages" in modes and (self._parts.store is None or all(map(self._parts.codec.knows, message_types())))
 
     @property
     def _workers(self) -> int | None:
@@ -172,11 +199,15 @@ class Session:
             thread_id=thread_id,
             run_id=owner.rpartition("/")[2],
             step=given.step,
+            root=thread_id,
+            inside=given.ns,
             config=given.for_nodes(thread_id),
             recorded=given.recorded(),
             recursion_limit=given.recursion_limit,
             announce=bool(ANNOUNCED & {*self._shaper.modes, *self._link.shaper.modes}),
+            caching=self._caching,
             link=self._link,
+            surround=self._surround if langchain_is_used() else None,
             now=lambda: drivers.clock(),
             owner=owner,
             alive=leases.alive,
@@ -184,25 +215,34 @@ class Session:
             **self._settings,
         )
         if caller is not None:
-            call = _below(call, caller)
+            call = _below(call, caller, self._place)
+        elif given.ns and call.updates:
+            call = replace(call, thread_id=thread_of(thread_id, given.ns))
         self.run = Run(parts.graph, parts.codec if parts.store is not None else None, parts.key, call)
         if parts.store is not None and not call.updates:
             beat.keep(owner, parts.store, call.thread_id)
         return self.run
 
     @property
+    def _caching(self) -> Caching | None:
+        cache = self._cache
+        return None if cache is None else Caching(Forgiving(cache), self._parts.codec, lambda: drivers.clock())
+
+    @property
+    def _cache(self) -> Cache | None:
+        parts = self._parts
+        if parts.cache is True:
+            return parts.store
+        return parts.cache or None
+
+    @property
     def _link(self) -> Link:
         if self._caller is None:
-            return Link(self._parts.store, self._parts.key, self._shaper, ())
+            return Link(self._parts.store, self._parts.key, self._shaper, (), self._cache)
         above: Link = self._caller._link
-        return replace(above, ns=(*above.ns, f"{self._caller.node}:{self._caller.task}"))
+        return replace(above, ns=(*above.ns, *self._place.parts), cache=self._cache)
 
     # --- as a subgraph ------------------------------------------------------------------------
-
-    def _thread_id(self, caller: Runtime[Any]) -> str:
-        if self._parts.inherits is True:
-            return f"{caller.thread_id}/{caller.node}"
-        return f"{caller.thread_id}/{caller.task}/{caller._count('graphs')}"
 
     def _show_around(self, it: Emission) -> Iterable[Any]:
         """Also to the graph above, and to whoever reads what is printed."""
@@ -233,7 +273,10 @@ def given_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | Non
     if caller is None:
         return read_config(config, base)
     configurable = {key: value for key, value in caller.config["configurable"].items() if key not in PLACES}
-    return read_config(config, {**caller.config, **(base or {}), "configurable": configurable})
+    given = read_config(config, {**caller.config, **(base or {}), "configurable": configurable})
+    above = caller.config["metadata"]
+    own = {key: value for key, value in given.metadata.items() if key not in PLACE or above.get(key) != value}
+    return replace(given, metadata=own)
 
 
 def _checked(options: Options) -> Options:
@@ -255,10 +298,19 @@ def _seconds(wait: Any) -> float:
     return float(wait)
 
 
-def _nodes(wanted: Sequence[str] | None, compiled: frozenset[str]) -> frozenset[str]:
+def _nodes(graph: Graph, options: Options, name: Literal["interrupt_before", "interrupt_after"]) -> frozenset[str]:
+    """The nodes to pause at: as the call says, else as compiled."""
+    wanted = options.get(name)
     if wanted is None:
+        compiled: frozenset[str] = getattr(graph, name)
         return compiled
-    return frozenset([wanted] if isinstance(wanted, str) else wanted)
+    names: Any = [wanted] if isinstance(wanted, str) else wanted
+    if not isinstance(names, Collection) or not all(each in graph.nodes or each == "*" for each in names):
+        known = ", ".join(sorted(graph.nodes.keys() - {START}))
+        raise ArgumentError(
+            argument=name, problem=f"{wanted!r} names no nodes of this graph", fix=f'Use "*" or a list of: {known}'
+        )
+    return frozenset(names)
 
 
 def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:
@@ -270,16 +322,33 @@ def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:
 
 def _placed(parts: Parts, caller: Runtime[Any]) -> Parts:
     link: Link = caller._link
-    return replace(parts, store=link.store, key=link.key)
+    return replace(parts, store=link.store, key=link.key, cache=link.cache if parts.cache is None else parts.cache)
 
 
-def _below(call: Call, caller: Runtime[Any]) -> Call:
+def _base(caller: Runtime[Any], place: Place) -> Child | None:
+    """What a new run of a subgraph that goes on from run to run is put on. None: where its thread stands."""
+    if not place.kept or caller._pinned is None:
+        return None
+    pinned: Mapping[str, Child | None] = caller._pinned
+    return pinned.get(place.key, (place.thread(caller.thread_id), -1, {}))
+
+
+def _place(caller: Runtime[Any], parts: Parts) -> Place:
+    number = caller._count("graphs")
+    if parts.inherits is True:
+        return Place(caller._home, None, number)
+    return Place(caller.node, caller.task, number)
+
+
+def _below(call: Call, caller: Runtime[Any], place: Place) -> Call:
     task = f"{caller.thread_id}/{caller.task}"
     return replace(
         call,
         task=task,
         parent=(caller.thread_id, caller.step),
         answers=caller._answers,
+        origin=caller._children.get(place.key),
+        base=_base(caller, place),
         alive=leases.is_here,  # who else ran it did so for the run above, whose lease is ours now
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,

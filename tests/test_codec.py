@@ -1058,6 +1058,61 @@ def test_placeholders_are_values() -> None:
         one.name = "other"  # type: ignore[misc]
 
 
+@dataclasses.dataclass
+class Box:
+    content: Any
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (Money(1, "EUR"), ""),
+        ([1, "a", b"a", Money(1, "EUR")], "[3]"),
+        ({"a": {"b": (1, Money(1, "EUR"))}}, "['a']['b'][1]"),
+        ({Money(1, "EUR"): 1}, ".keys()[0]"),
+        (collections.deque([collections.OrderedDict(a=Money(1, "EUR"))]), "[0]['a']"),
+        (frozenset([Money(1, "EUR")]), "{<durable_graph.codec.Unregistered>}"),
+        (Box(Money(1, "EUR")), ".content"),
+        ([1.5, {"a": "b"}, Decimal(1), Box(1)], None),
+    ],
+)
+def test_finding_placeholders(value: Any, path: str | None) -> None:
+    data = Codec([Money, Box]).encode(value)
+    codec = Codec([Box])
+    watch = codec.watching()
+    read = watch.decode(data)
+    name = f"{__name__}:Money"
+    assert watch.met == (set() if path is None else {name})
+    expected = None if path is None else (f"x{path}", Unregistered(name, {"amount": 1, "currency": "EUR"}, "dataclass"))
+    assert codec.placeholder_in(read, "x") == expected
+    assert codec.decode(data) == read
+
+
+def test_a_watch_knows_of_placeholders_below_what_fails() -> None:
+    """What a decode function refuses is read again without any registered type."""
+
+    def fail(data: Any) -> Any:
+        raise KeyError("why")
+
+    codec = Codec([Money])
+    codec.register(Celsius, encode=lambda value: [value.degrees], decode=fail)
+    watch = codec.watching()
+    watch.decode(codec.encode([Celsius(Money(5))]))  # type: ignore[arg-type]
+    assert watch.met == {f"{__name__}:Money", f"{__name__}:Celsius"}
+
+
+def test_types_that_have_moved() -> None:
+    old = Codec()
+    old.register(Money, name="shop:Money")
+    data = old.encode([Money(1, "EUR")])
+    new = Codec([Money])
+    assert type(new.decode(data)[0]) is Unregistered
+    new.also_reads("shop:Money", f"{__name__}:Money")
+    assert new.decode(data) == [Money(1, "EUR")]
+    assert b"shop:Money" not in new.encode(new.decode(data))
+    assert new.names == {"shop:Money", f"{__name__}:Money"}
+
+
 def test_many_placeholders_as_keys_stay_quick() -> None:
     data = CODEC.encode({Money(n, "EUR") for n in range(5000)})
     assert len(Codec().decode(data)) == 5000

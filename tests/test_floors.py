@@ -20,14 +20,15 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors"},
-    {"core.chain", "core.channels", "core.config", "core.times", "leases"},
-    {"messages"},
+    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"},
+    {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
     {"core.picture", "core.planner", "core.runtime", "store", "store.databases"},
-    {"core.effects", "core.verify"},
-    {"core.history", "core.job", "core.projection"},
-    {"core.run", "store.memory", "store.migrate", "store.sql"},
+    {"core.changes", "core.effects", "core.verify", "messages"},
+    {"cache", "core.caching", "core.history", "core.projection"},
+    {"core.job", "store.memory", "store.migrate", "store.sql"},
+    {"core.run"},
     {"drivers"},
     {"beat", "recovery"},
     {"log", "session"},
@@ -52,6 +53,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "compiled", "drivers", "session"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
+    "langchain_core": {"langchain"},
     "orjson": {"cli", "codec", "core.chain"},
     "psycopg": {"store.databases"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
@@ -59,7 +61,8 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "sqlalchemy": {"core.runtime", "store", "store.databases", "store.migrate", "store.sql", "store.tables"},
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
-NOT_AT_START = {"alembic", "click", "psycopg", "pydantic", "rich", "sqlalchemy"}  # importing stays quick
+# importing stays quick
+NOT_AT_START = {"alembic", "click", "langchain_core", "psycopg", "pydantic", "rich", "sqlalchemy"}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 BACK_DOORS = {"cli": {"cli.ending", "cli.runner", "cli.show", "cli.target", "store.migrate"}}

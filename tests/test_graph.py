@@ -7,8 +7,10 @@ import asyncio
 import functools
 import operator
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict
 
 import pytest
@@ -17,19 +19,29 @@ from pydantic import BaseModel, Field
 from durable_graph import (
     END,
     START,
+    ArgumentError,
     Command,
     DrawingError,
     GraphRecursionError,
     InvalidUpdateError,
+    NodeError,
+    NodeTimeoutError,
     Overwrite,
+    RetryPolicy,
+    RoutingError,
     Runtime,
     Send,
     StateGraph,
     StreamWriter,
+    TimeoutPolicy,
+    drivers,
+    entrypoint,
     get_config,
     get_runtime,
 )
-from tests.graphs import WAYS, Calls, Runner, State, chain, counter, new_thread, nodes_of, wide
+from durable_graph.core.effects import Job
+from durable_graph.core.model import Task
+from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, chain, counter, new_thread, nodes_of, wide
 
 
 @pytest.fixture(params=WAYS)
@@ -948,3 +960,258 @@ def test_a_router_without_a_map_may_go_anywhere_in_the_picture() -> None:
     picture = builder.compile(checkpointer=False).get_graph()
     assert {edge.target for edge in picture.edges if edge.source == "one"} == {"one", "two", END}
     assert all(edge.conditional for edge in picture.edges if edge.source == "one")
+
+
+# --- what a node, a graph and a Send can be told ----------------------------------------------
+
+
+def test_defaults_of_nodes(run: Runner) -> None:
+    """For nodes that say nothing themselves, added before or after; an empty sequence says: none."""
+    calls: Counter[str] = Counter()
+
+    def failing(name: str) -> Any:
+        def call(state: State) -> Any:
+            calls[name] += 1
+            raise ConnectionError(name)
+
+        return run.node(call)
+
+    def handler(state: State, error: NodeError) -> Any:
+        calls[f"handled {error.node}"] += 1
+        return {"log": [f"{error.node}: {error.error}"]}
+
+    at_once = RetryPolicy(initial_interval=0, jitter=False)
+    builder = StateGraph(State)
+    builder.add_node("before", failing("before"))
+    builder.set_node_defaults(retry_policy=at_once).set_node_defaults(error_handler=run.node(handler))
+    builder.add_node("after", failing("after"))
+    builder.add_node("own", failing("own"), retry_policy=at_once._replace(max_attempts=2), error_handler=own_handler)
+    builder.add_node("none", failing("none"), retry_policy=())
+    for name in ("before", "after", "own", "none"):
+        builder.add_edge(START, name)
+    for _ in range(2):  # compiling changes nothing in the drawing
+        calls.clear()
+        graph = run.compile(builder)
+        chunks = run.stream(graph, {"n": 1})
+        assert calls == {"before": 3, "after": 3, "own": 2, "none": 1} | {
+            f"handled {name}": 1 for name in ("before", "after", "none")
+        }
+        assert sorted(map(str, chunks)) == [
+            "{'__default_error_handler__': {'log': ['after: after']}}",
+            "{'__default_error_handler__': {'log': ['before: before']}}",
+            "{'__default_error_handler__': {'log': ['none: none']}}",
+            "{'__error_handler__own': {'log': ['own handler']}}",
+        ]
+
+
+@pytest.mark.parametrize("way", ["sync", "async"])
+def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
+    """As the retries of tasks that have failed at the same moment do."""
+    ended: list[str] = []
+
+    def steps(name: str) -> Any:
+        ended.append(name)
+        return
+        yield
+
+    jobs = [Job(Task(name, "a", ()), 2) for name in "abc"]
+    for job in jobs:
+        job.steps = steps(job.task.id)
+
+    async def main() -> None:
+        tasks = drivers._Tasks(False, None, None)
+        for job in jobs:
+            tasks.start([job])
+        while len(ended) < 3:
+            await asyncio.wait_for(tasks.next(), PATIENCE)
+        await tasks.close()
+
+    if way == "async":
+        asyncio.run(main())
+        return
+    threads = drivers._Threads(False, None, None)
+    for job in jobs:
+        threads.start([job])
+    while len(ended) < 3:
+        threads.next()
+    threads.close()
+
+
+def own_handler(state: State) -> Any:
+    return {"log": ["own handler"]}
+
+
+def test_the_default_error_handler_goes_on_and_is_a_row(stored: Runner) -> None:
+    def handler(state: State, error: NodeError) -> Any:
+        return Command(update={"log": [f"handled {error.node}"]}, goto="next")
+
+    def fail(state: State) -> Any:
+        raise ValueError("no")
+
+    builder = StateGraph(State).set_node_defaults(error_handler=stored.node(handler))
+    builder.add_node("fails", stored.node(fail)).add_node("next", stored.node(lambda state: {"log": ["next"]}))
+    graph = stored.compile(builder.add_edge(START, "fails").add_edge("fails", END))
+    config = new_thread()
+    live = stored.stream(graph, {"n": 1}, config)
+    assert live == [{"__default_error_handler__": {"log": ["handled fails"]}}, {"next": {"log": ["next"]}}]
+    assert stored.replay(graph, config) == live
+    assert stored.get_state(graph, config).values["log"] == ["handled fails", "next"]
+
+
+def test_the_edges_of_a_handled_node_are_not_followed(stored: Runner) -> None:
+    """Also when its sibling ends later."""
+    handled = threading.Event()
+
+    def handler(state: State, error: NodeError) -> Any:
+        return {"log": ["handled"]}
+
+    def fail(state: State) -> Any:
+        raise ValueError("no")
+
+    builder = StateGraph(State).set_node_defaults(error_handler=stored.node(handler))
+    builder.add_node("fails", stored.node(fail)).add_node("next", stored.node(lambda state: {"log": ["next"]}))
+    builder.add_node("slow", stored.waiting(handled, lambda state: {"log": ["slow"]}))
+    graph = stored.compile(builder.add_edge(START, "fails").add_edge(START, "slow").add_edge("fails", "next"))
+    config = new_thread()
+    live = stored.watch(lambda chunk: handled.set(), graph, {"n": 1}, config)
+    assert nodes_of(live) == nodes_of(stored.replay(graph, config)) == ["__default_error_handler__", "slow"]
+
+
+def test_an_error_handler_is_tried_again_but_not_handled(run: Runner) -> None:
+    calls: list[str] = []
+
+    def fail(state: State) -> Any:
+        raise ConnectionError("node")
+
+    def handler(state: State) -> Any:
+        calls.append("handler")
+        raise ConnectionError("handler")
+
+    policy = RetryPolicy(initial_interval=0, jitter=False, max_attempts=2)
+    builder = StateGraph(State).set_node_defaults(retry_policy=policy, error_handler=run.node(handler))
+    graph = run.compile(builder.add_node("a", run.node(fail)).add_edge(START, "a"))
+    with pytest.raises(ConnectionError, match="handler"):
+        run.invoke(graph, {"n": 1})
+    assert calls
+
+
+async def forever(state: Any) -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_default_timeout() -> None:
+    builder = StateGraph(State).set_node_defaults(timeout=0.01)
+    builder.add_node("a", forever).add_edge(START, "a")
+    with pytest.raises(NodeTimeoutError, match=r"'a'.*run_timeout of 0.01 s"):
+        asyncio.run(builder.compile(False).ainvoke({"n": 1}))
+    builder.add_node("plain", lambda state: None)
+    with pytest.raises(DrawingError, match=r"'plain' has a timeout but is no async function"):
+        builder.compile(False)
+
+
+@pytest.mark.parametrize("way", WAYS[1:])  # a plain function cannot be stopped
+def test_a_send_with_a_timeout(way: str, database_url: str) -> None:
+    """Also after a restart: it is recorded."""
+    with Runner(way, database_url) as run:
+        builder = StateGraph(State).add_node("a", forever).add_node("before", run.node(lambda state: {"n": 2}))
+        builder.add_conditional_edges("before", lambda state: [Send("a", {}, timeout=timedelta(seconds=0.01))])
+        graph, config = run.compile(builder.add_edge(START, "before")), new_thread()
+        assert nodes_of(run.first(1, graph, {"n": 1}, config)) == ["before"]
+        again = run.compile(builder)
+        for _ in range(2):
+            with pytest.raises(NodeTimeoutError, match=r"'a'.*run_timeout of 0.01 s"):
+                run.invoke(again, None, config)
+
+
+def test_a_sends_timeout_counts_instead_of_the_nodes() -> None:
+    builder = StateGraph(State).add_node("a", forever, timeout=1000)
+    builder.add_conditional_edges(START, lambda state: [Send("a", {}, timeout=TimeoutPolicy(idle_timeout=0.01))])
+    with pytest.raises(NodeTimeoutError, match=r"idle_timeout of 0.01 s"):
+        asyncio.run(builder.compile(False).ainvoke({"n": 1}))
+
+
+def test_sends_with_timeouts_that_are_refused(run: Runner) -> None:
+    for timeout in (0, -1, timedelta(0), TimeoutPolicy(refresh_on="sometimes")):  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match=r"Send: .*(not positive|refresh_on='sometimes' is unknown)"):
+            Send("a", {}, timeout=timeout)
+    builder = StateGraph(State).add_node("a", lambda state: None)
+    builder.add_conditional_edges(START, lambda state: [Send("a", {}, timeout=5)])
+    with pytest.raises(RoutingError, match=r"a Send to 'a' has a timeout, but that node is no async function"):
+        run.invoke(run.compile(builder), {"n": 1})
+
+
+def test_sends_are_values() -> None:
+    assert Send("a", 1) == Send("a", 1) != Send("a", 1, timeout=3)
+    assert Send("a", 1, timeout=3).timeout == TimeoutPolicy(run_timeout=3)
+    assert len({Send("a", 1), Send("a", 1), Send("a", 1, timeout=3)}) == 2
+
+
+class SetTime(asyncio.SelectorEventLoop):
+    """A loop whose time goes on when a test says so."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("refresh_on", ["auto", "heartbeat"])
+@pytest.mark.parametrize("sign", ["event", "heartbeat", "none"])
+def test_what_counts_as_a_sign_of_life(refresh_on: Any, sign: str) -> None:
+    """Custom events keep a node alive, unless only heartbeats do."""
+
+    async def node(state: State, runtime: Runtime[Any]) -> None:
+        signs = {"event": lambda: runtime.stream_writer("x"), "heartbeat": runtime.heartbeat, "none": lambda: None}
+        for _ in range(9):
+            loop.now += 6
+            signs[sign]()
+            await asyncio.sleep(0)
+
+    policy = TimeoutPolicy(idle_timeout=10, refresh_on=refresh_on)
+    graph = StateGraph(State).add_node("a", node, timeout=policy).add_edge(START, "a").compile(False)
+    with asyncio.Runner(loop_factory=SetTime) as runner:
+        loop: Any = runner.get_loop()
+        if sign == "heartbeat" or (sign, refresh_on) == ("event", "auto"):
+            runner.run(graph.ainvoke({"n": 1}))
+            return
+        with pytest.raises(NodeTimeoutError, match="idle_timeout"):
+            runner.run(graph.ainvoke({"n": 1}))
+
+
+@pytest.mark.parametrize("name", ["a:b", "a|b", "__error_handler__a", "__default_error_handler__"])
+def test_names_that_nodes_cannot_have(name: str) -> None:
+    with pytest.raises(DrawingError, match="the name '"):
+        StateGraph(State).add_node(name, lambda state: None)
+
+
+def test_arguments_of_langgraphs_that_mean_nothing_here() -> None:
+    builder = StateGraph(State).add_node("a", lambda state: None).add_edge(START, "a")
+    assert builder.compile(False, store=None, transformers=None, cache=None, debug=False)
+    with pytest.raises(ArgumentError, match=r"store: compile\(\) does not take it: there is no store here"):
+        builder.compile(False, store=object())  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"transformers: compile\(\) does not take it"):
+        builder.compile(False, transformers=[])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"trace_policy: add_node\(\) does not take it: nothing is traced"):
+        builder.add_node("b", lambda state: None, trace_policy=object())  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"store: entrypoint\(\) does not take it"):
+        entrypoint(False, object())  # type: ignore[arg-type]
+
+
+def test_compiled_for_debugging(run: Runner, capsys: pytest.CaptureFixture[str]) -> None:
+    builder = StateGraph(State).add_node("a", run.node(lambda state: {"n": 2})).add_edge(START, "a")
+    graph = run.compile(builder, debug=True)
+    run.invoke(graph, {"n": 1})
+    assert "'task_result'" in capsys.readouterr().out
+    run.invoke(graph.with_config({"tags": ["x"]}), {"n": 1})
+    assert "'task_result'" in capsys.readouterr().out
+    run.invoke(graph, {"n": 1}, debug=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_validate() -> None:
+    builder = StateGraph(State).add_node("a", lambda state: None)
+    with pytest.raises(DrawingError, match="nothing leads from START"):
+        builder.validate()
+    assert builder.add_edge(START, "a").validate(["a"]) is builder
+    with pytest.raises(DrawingError, match="'b', which is no node"):
+        builder.validate(interrupt=["b"])

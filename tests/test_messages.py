@@ -15,7 +15,15 @@ from durable_graph import (
     MessagesState,
     StateGraph,
     add_messages,
+    messages,
+    push_message,
 )
+
+
+@pytest.fixture(autouse=True)
+def without_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another file of tests may have imported it. test_langchain.py shows in a process of its own how it is without."""
+    monkeypatch.setattr(messages, "langchain_is_used", lambda: False)
 
 
 def said(messages: list[Any]) -> list[tuple[str, str]]:
@@ -102,3 +110,20 @@ def test_add_messages_by_itself() -> None:
     json.dumps(both)
     with pytest.raises(ValueError, match="no message with the id"):
         add_messages([], {"role": "remove", "id": "1"})
+
+
+def test_a_node_shows_the_parts_of_a_message(database_url: str) -> None:
+    def answer(state: Any) -> Any:
+        for text in ("he", "llo"):
+            push_message({"role": "ai", "content": text, "id": "1"}, state_key=None)
+        push_message({"role": "ai", "content": "by the way", "id": "2"})
+        return {"messages": [{"role": "ai", "content": "hello", "id": "1"}, "end"]}
+
+    with StateGraph(MessagesState).add_node(answer).add_edge(START, "answer").compile(database_url) as graph:
+        live = list(graph.stream({"messages": "hi"}, {"thread_id": "t"}, stream_mode="messages"))
+        assert [message["content"] for message, _ in live] == ["he", "llo", "by the way", "end"]
+        assert {metadata["langgraph_node"] for _, metadata in live} == {"answer"}
+        for reader in (graph, Log(database_url)):
+            assert list(reader.replay({"thread_id": "t"}, stream_mode="messages")) == live
+        state = graph.get_state({"thread_id": "t"}).values["messages"]
+        assert [message["content"] for message in state] == ["hi", "by the way", "hello", "end"]

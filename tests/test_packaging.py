@@ -64,7 +64,7 @@ def test_the_metadata(installed: Path) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("durable-graph", PROJECT["version"])
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["dev", "postgres"]
+    assert metadata.get_all("Provides-Extra") == ["bench", "dev", "langchain", "postgres"]
 
 
 def test_the_command(installed: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from durable_graph import (
     END,
     START,
+    ArgumentError,
     CheckpointNotFoundError,
     EmptyInputError,
     GraphRecursionError,
@@ -19,6 +20,7 @@ from durable_graph import (
     Log,
     Send,
     StateGraph,
+    StateUpdate,
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
@@ -255,7 +257,6 @@ def test_history_lists_barriers_newest_first(run: Runner) -> None:
     assert history == [run.get_state(graph, snapshot.config) for snapshot in history]
 
 
-@pytest.mark.xfail(strict=True, reason="LangGraph does; a barrier is shown as of its own row, undecided")
 def test_history_shows_what_each_task_returned(run: Runner) -> None:
     """As in LangGraph: the tasks of a past barrier have their results, and failed ones their errors."""
     config = new_thread()
@@ -263,6 +264,33 @@ def test_history_shows_what_each_task_returned(run: Runner) -> None:
     run.invoke(graph, {"log": []}, config)
     shown = [[(task.name, task.result) for task in snapshot.tasks] for snapshot in run.history(graph, config)]
     assert shown == [[], [("b", {"log": ["b"]})], [("a", {"log": ["a"]})]]
+
+
+def test_history_shows_what_became_of_a_superstep(run: Runner) -> None:
+    """While it is under way, and after it: a failure is told even where the task has a result by now."""
+    config = new_thread()
+    graph = half_done(run, Calls(), config)
+
+    def tasks() -> list[Any]:
+        barrier = run.history(graph, config)[-1]
+        assert barrier == run.get_state(graph, barrier.config)
+        assert barrier.next == ("a", "b", "c")
+        return [(task.name, task.result, task.error) for task in barrier.tasks]
+
+    error = "builtins.ValueError: b failed"
+    assert tasks() == [("a", {"log": ["a"]}, None), ("b", None, error), ("c", {"log": ["c"]}, None)]
+    run.stream(graph, None, config)
+    assert tasks() == [("a", {"log": ["a"]}, None), ("b", {"log": ["b"]}, error), ("c", {"log": ["c"]}, None)]
+
+
+def test_history_of_a_superstep_that_is_longer_than_a_window(run: Runner) -> None:
+    builder = StateGraph(State).add_node("part", run.node(lambda arg: {"log": [arg]}))
+    builder.add_conditional_edges(START, run.node(lambda s: [Send("part", str(i)) for i in range(150)]), ["part"])
+    graph, config = run.compile(builder), new_thread()
+    run.invoke(graph, {"log": []}, config)
+    first = run.history(graph, config)[-1]
+    assert [task.result for task in first.tasks] == [{"log": [str(i)]} for i in range(150)]
+    assert list(run.history(graph, config, before=at(config, 1))) == [first]
 
 
 def test_history_with_filter_before_and_limit(run: Runner) -> None:
@@ -390,6 +418,61 @@ def test_update_state_within_a_superstep(run: Runner) -> None:
     assert run.get_state(graph, config).next == ("end",)
     assert nodes_of(run.stream(graph, None, config)) == ["end"]
     assert calls.count("b") == 1
+
+
+def test_update_state_for_a_task(run: Runner) -> None:
+    """The pending task is named by its id, where several are of one node."""
+    builder = StateGraph(State)
+    builder.add_node("part", run.node(lambda arg: {"log": [arg]})).add_node("end", run.node(lambda s: {"log": ["end"]}))
+    builder.add_conditional_edges(START, run.node(lambda s: [Send("part", "x"), Send("part", "y")]), ["part"])
+    graph, config = run.compile(builder.add_edge("part", "end"), interrupt_before=["part"]), new_thread()
+    run.invoke(graph, {"log": []}, config)
+    first, second = run.get_state(graph, config).tasks
+    run.update_state(graph, config, {"log": ["mine"]}, task_id=second.id)
+    assert run.get_state(graph, config).next == ("end",)
+    with pytest.raises(InvalidUpdateError, match=rf"no pending task '{first.id}'.*end"):
+        run.update_state(graph, config, {"log": ["mine"]}, task_id=first.id)
+    assert run.invoke(graph, None, config)["log"] == ["mine", "end"]
+
+
+def test_several_updates(run: Runner) -> None:
+    """One row for each superstep, as if these nodes had returned them side by side."""
+    calls, config = Calls(), new_thread()
+    graph = run.compile(wide(run, calls, "ab"))
+    supersteps = [
+        [StateUpdate({"log": ["in"]}, START)],
+        [StateUpdate({"log": ["as a"]}, "a"), StateUpdate({"log": ["as b"], "n": 2}, "b")],
+    ]
+    named = run.call(graph, "bulk_update_state", config, supersteps)
+    assert named == run.get_state(graph, config).config == at(named, 1)
+    assert run.get_state(graph, config).values == {"log": ["in", "as a", "as b"], "n": 2}
+    assert run.get_state(graph, config).next == ("end",)
+    assert run.get_state(graph, at(config, 0)).next == ("a", "b")
+    assert [(event.kind, event.update) for event in rows(run, graph, config)] == [
+        ("update", {"log": ["in"]}),
+        ("update", [{"log": ["as a"]}, {"log": ["as b"], "n": 2}]),
+    ]
+    run.update_state(graph, at(config, 1), {"log": ["more"]}, as_node="a")  # two nodes ran last: one has to be named
+    with pytest.raises(InvalidUpdateError, match="as_node"):
+        run.update_state(graph, at(config, 1), {"log": ["more"]})
+    assert run.invoke(graph, None, at(config, 1))["log"] == ["in", "as a", "as b", "end"]
+    assert calls == ["end"]
+
+
+def test_several_updates_are_checked(run: Runner) -> None:
+    graph, config = run.compile(wide(run, Calls(), "ab")), new_thread()
+    for nothing in ([], [[]]):
+        with pytest.raises(ArgumentError, match="supersteps"):
+            run.call(graph, "bulk_update_state", config, nothing)
+    two_writes = [[StateUpdate({"n": 1}, "a"), StateUpdate({"n": 2}, "b")]]
+    with pytest.raises(InvalidUpdateError, match="'n' is written twice in one superstep"):
+        run.call(graph, "bulk_update_state", config, two_writes)
+    with pytest.raises(InvalidUpdateError, match="as_node"):
+        run.call(graph, "bulk_update_state", config, [[StateUpdate({"n": 1}, "a"), StateUpdate({"log": []})]])
+    assert run.get_state(graph, config).created_at is None
+    with pytest.raises(InvalidUpdateError, match="no node 'x'"):  # the superstep before stays
+        run.call(graph, "bulk_update_state", config, [[StateUpdate({"n": 1}, "a")], [StateUpdate({"n": 2}, "x")]])
+    assert run.get_state(graph, config).values["n"] == 1
 
 
 def test_update_state_on_a_thread_that_runs(run: Runner) -> None:

@@ -41,6 +41,7 @@ def values(**changed: Any) -> dict[str, Any]:
         "epoch": 1,
         "parent_thread_id": None,
         "parent_step": None,
+        "called_by": None,
         "lease_owner": "me",
         "lease_since": "2026-01-01T00:00:00.000000Z",
         "lease_expires_at": "2026-01-01T00:01:00.000000Z",
@@ -546,3 +547,14 @@ def test_a_closed_store_opens_again(store: Store) -> None:
     store.close()
     assert steps(reading) == [1]
     assert store.name
+
+
+def test_a_deleted_thread_takes_those_that_it_called_along(store: Store) -> None:
+    """At any depth; not a fork of it, nor a thread that only looks like one of its own."""
+    begin(store)
+    for name, above in (("t/1.0/0", T), ("t/1.0/0/2.0/0", "t/1.0/0"), ("t/other", None)):
+        claim = Claim(None, values(parent_thread_id=T, parent_step=0, called_by=above))
+        store.append([row(0, thread_id=name)], claim=claim)
+    assert store.delete(T)
+    assert [thread.thread_id for thread in store.threads()] == ["t/other"]
+    assert [list(store.rows(name)) for name in ("t/1.0/0", "t/1.0/0/2.0/0")] == [[], []]

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,8 @@ def test_all_names_of_postgres_mean_psycopg(scheme: str) -> None:
         ("sqlite:///a.db?mode=ro", "'mode'"),
         ("sqlite+aiosqlite:///a.db", "aiosqlite"),
         ("postgresql+asyncpg://host/db", "psycopg 3"),
+        ("postgresql://host/db?pool_size=0", r"\?pool_size=4"),
+        ("postgresql://host/db?pool_size=many", r"\?pool_size=4"),
         ("mysql://host/db", "mysql"),
         ("runs.db", "sqlite:///runs.db"),
         ("", "sqlite:///runs.db"),
@@ -271,6 +274,87 @@ def test_a_failing_database_fails_all_that_wait(lite: SqlStore, sqlite_url: str)
         other.execute("ALTER TABLE hidden RENAME TO checkpoints")
     lite.append([row(0)])
     assert steps(lite.rows(T)) == [0]
+
+
+# The same on Postgres, where several connections may commit at a time.
+
+
+def crowded_appends(store: SqlStore, rows: list[Row], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+    """The results of appends that come while every connection is busy."""
+    database = store._database
+    assert isinstance(database, Postgres)
+    results: list[Any] = [None] * len(rows)
+
+    def append(number: int) -> None:
+        try:
+            store.append([rows[number]])
+        except BaseException as error:
+            results[number] = error
+
+    free, database._leaders = database._leaders, 0
+    threads = [threading.Thread(target=append, args=[number]) for number in range(len(rows))]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while len(database._waiting) <= number:
+            time.sleep(0.001)
+    meanwhile()
+    with database._turn:
+        database._leaders = free
+        database._turn.notify_all()
+    for thread in threads:
+        thread.join()
+    assert (database._leaders, database._waiting) == (free, [])
+    return results
+
+
+def transactions_of(url: str) -> list[int]:
+    """How many rows each transaction has written."""
+    with raw(url) as connection:
+        found = connection.execute("SELECT count(*) FROM checkpoints GROUP BY xmin::text ORDER BY 1").fetchall()
+    return [number for (number,) in found]
+
+
+def test_on_postgres_appends_that_wait_together_commit_together(post: SqlStore, postgres_url: str) -> None:
+    for number in range(4):
+        begin(post, f"t{number}")
+    rows = [row(0, thread_id=f"t{number}") for number in range(4)]
+    assert crowded_appends(post, rows) == [None] * 4
+    assert [list(post.rows(each.thread_id)) for each in rows] == [[each] for each in rows]
+    assert transactions_of(postgres_url) == [4]
+
+
+def test_on_postgres_nobody_suffers_for_another_one(post: SqlStore) -> None:
+    begin(post)
+    results = crowded_appends(post, [row(0), row(1, epoch=2), row(2), row(0), row(4, superstep=2**70), row(5)])
+    kinds = [type(result) for result in results]
+    assert kinds == [type(None), FencedError, type(None), FencedError, StoreUnavailableError, type(None)]
+    assert steps(post.rows(T)) == [0, 2, 5]
+
+
+def test_on_postgres_a_killed_connection_is_replaced_for_all_that_wait(post: SqlStore, postgres_url: str) -> None:
+    begin(post)
+
+    def kill() -> None:
+        with raw(postgres_url) as other:
+            other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s AND pid <> %s",
+                [make_url(postgres_url).query["application_name"], other.info.backend_pid],
+            )
+
+    assert crowded_appends(post, [row(0), row(1), row(2)], kill) == [None] * 3
+    assert steps(post.rows(T)) == [0, 1, 2]
+
+
+def test_the_number_of_connections_is_a_setting(postgres_url: str) -> None:
+    url = make_url(postgres_url).update_query_dict({"pool_size": "2"})
+    with closing(SqlStore(url)) as store:
+        begin(store)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda step: store.append([row(step)]), range(40)))
+        assert steps(store.rows(T)) == list(range(40))
+        database = store._database
+        assert isinstance(database, Postgres)
+        assert database.engine.pool.checkedin() <= 2  # type: ignore[attr-defined]
 
 
 class Interrupted:

@@ -17,7 +17,18 @@ from typing import Annotated, Any, TypedDict
 
 import pytest
 
-from durable_graph import END, START, CallError, Command, Overwrite, Send, StateGraph, StreamEvent, get_stream_writer
+from durable_graph import (
+    END,
+    START,
+    CallError,
+    Command,
+    Overwrite,
+    Send,
+    StateGraph,
+    StreamEvent,
+    get_stream_writer,
+    task,
+)
 from tests.graphs import (
     MODES,
     PATIENCE,
@@ -625,14 +636,20 @@ def test_13_the_config_reaches_nodes_and_the_log(run: Runner) -> None:
     }
     run.stream(graph, {"log": []}, config)
     run.invoke(graph, {"log": []}, config)
+    places = [config.pop("metadata") for config in seen]
+    for each in seen:
+        each.pop("callbacks", None)  # there where the application uses langchain-core
     assert seen[0] == seen[1]
     assert seen[0]["configurable"]["thread_id"] == "t 13 ü"
     assert seen[0]["configurable"]["mine"] == 5
-    assert seen[0]["metadata"]["user"] == "ann"
+    for place, step in zip(places, (1, 3), strict=True):  # LangGraph's names for where a node is
+        assert place["user"] == "ann"
+        assert (place["thread_id"], place["langgraph_node"], place["langgraph_step"]) == ("t 13 ü", "a", step)
     assert seen[0]["tags"] == ["one", "two"]
     assert seen[0]["recursion_limit"] == 7
     metadata = run.get_state(graph, {"thread_id": "t 13 ü"}).metadata
     assert metadata["user"] == "ann"
+    assert "langgraph_node" not in metadata
     assert metadata["tags"] == ["one", "two"]
 
 
@@ -652,7 +669,8 @@ def test_13_settings_of_with_config_lie_under_those_of_the_call(run: Runner) -> 
     seen: list[Any] = []
 
     def node(state: State, config: Any) -> None:
-        seen.append((config["tags"], config["metadata"], config["recursion_limit"]))
+        own = {key: config["metadata"][key] for key in ("m", "k")}
+        seen.append((config["tags"], own, config["recursion_limit"]))
 
     graph = run.compile(chain(run, Calls(), "a", a=node))
     graph = graph.with_config({"tags": ["one"], "metadata": {"m": 1}, "recursion_limit": 50})
@@ -1014,3 +1032,64 @@ def test_plain_nodes_side_by_side_run_at_the_same_time(database_url: str, way: s
     with Runner(way, database_url) as run:
         graph = run.compile(wide(run, Calls(), a=meet, b=meet, c=meet))
         assert len(run.stream(graph, {"log": []})) == 4
+
+
+def test_custom_events_after_a_siblings_row(run: Runner) -> None:
+    """They are not lost to who follows, nor to who reads on from that row."""
+    gone_on = threading.Event()
+
+    def late(state: State) -> dict[str, Any]:
+        writer("late")
+        return {"log": ["late"]}
+
+    def before(state: State) -> None:
+        writer("early")
+
+    def writer(data: str) -> None:
+        get_stream_writer()(data)
+
+    builder = StateGraph(State)
+    builder.add_node("quick", run.node(lambda state: {"log": ["quick"]})).add_edge(START, "quick")
+    builder.add_node("late", run.waiting(gone_on, late, before)).add_edge(START, "late")
+    graph, config = run.compile(builder), new_thread()
+
+    def look(chunk: Any) -> None:
+        if chunk == ("updates", {"quick": {"log": ["quick"]}}):
+            gone_on.set()
+
+    live = run.watch(look, graph, {"log": []}, config, stream_mode=["custom", "updates"])
+    assert [chunk for mode, chunk in live if mode == "custom"] == ["early", "late"]
+    assert live[-2:] == [("custom", "late"), ("updates", {"late": {"log": ["late"]}})]
+    assert run.replay(graph, config, stream_mode=["custom", "updates"]) == live
+    assert run.replay(graph, config, after=1, stream_mode=["custom", "updates"])[-2:] == live[-2:]
+    followed = run.follow(graph, config, stream_mode=["custom", "updates"])
+    assert [chunk for chunk in followed if chunk[0] == "custom"] == [("custom", "early"), ("custom", "late")]
+    assert followed[-1] == live[-1]
+
+
+def test_custom_events_of_a_task_that_failed(run: Runner) -> None:
+    @task
+    def fail() -> None:
+        get_stream_writer()("so far so good")
+        raise ValueError("no further")
+
+    @task
+    async def afail() -> None:
+        get_stream_writer()("so far so good")
+        raise ValueError("no further")
+
+    def node(state: State) -> dict[str, Any]:
+        with pytest.raises(ValueError, match="no further"):
+            fail().result()
+        return {"log": ["a"]}
+
+    async def anode(state: State) -> dict[str, Any]:
+        with pytest.raises(ValueError, match="no further"):
+            await afail()
+        return {"log": ["a"]}
+
+    builder = StateGraph(State).add_node("a", anode if run.way == "async" else node).add_edge(START, "a")
+    graph, config = run.compile(builder), new_thread()
+    live = run.stream(graph, {"log": []}, config, stream_mode=["custom", "updates"])
+    assert live == [("custom", "so far so good"), ("updates", {"a": {"log": ["a"]}})]
+    assert run.replay(graph, config, stream_mode=["custom", "updates"]) == live

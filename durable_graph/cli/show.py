@@ -172,7 +172,7 @@ def show_chunk(out: Output, thread: str, mode: str, step: int | None, chunk: Any
 def _subject(mode: str, chunk: Any) -> tuple[str, Any]:
     """What a line is about, and what it says."""
     if mode == "updates":
-        ((node, update),) = chunk.items()
+        node, update = next(iter(chunk.items()))  # beside it may stand a remark, "__metadata__"
         return node, update
     if mode == "events":
         return chunk.node or chunk.kind, chunk.metadata["error"] if chunk.kind == "error" else chunk.update

@@ -15,6 +15,7 @@ recorded writes. Any other reducer is user code: its result is recorded, and rea
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ Missing = Literal[_Missing.MISSING]
 MISSING: Final = _Missing.MISSING  # not None: None is a value that a channel may hold
 
 
+LAST_VALUE = "the last value"  # how a channel without a reducer combines writes
+
+
 @dataclass(frozen=True, slots=True)
 class Overwrite:
     """Written to a channel with a reducer, it replaces the value instead of being reduced into it."""
@@ -53,7 +57,22 @@ class Channel:
     reducer: Reducer | None = None  # None: the last value wins, and one superstep may write it once
     operation: str | None = None  # name in OPERATIONS that reading uses in place of the reducer
     initial: Callable[[], Any] | None = None  # what a reducer starts from; None: from the first write
-    prepare: Callable[[Any], Any] | None = None  # puts a write into the form that is recorded
+    prepare: Callable[..., Any] | None = None  # puts a write into the form that is recorded
+
+    @property
+    def combines(self) -> str:
+        """How, in words that outlive the process: a user's reducer by its name, as its code may be corrected, or
+        move to another module."""
+        if self.reducer is None:
+            return LAST_VALUE
+        return self.operation or f"{name_of(self.reducer)}()"
+
+
+def name_of(function: Any) -> str:
+    """The same in each process, also of a partial or an object that can be called."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 
 # --- messages ---------------------------------------------------------------------------------
@@ -70,40 +89,72 @@ def message_field(message: Any, name: str) -> Any:
 
 
 def is_removal(message: Any) -> bool:
-    return bool(message_field(message, "role" if isinstance(message, dict) else "type") == "remove")
+    if isinstance(message, dict):
+        return bool(message.get("role", message.get("type")) == "remove")
+    return bool(message_field(message, "type") == "remove")
+
+
+def index_messages(messages: Iterable[Any]) -> dict[Any, int]:
+    """{id: place}."""
+    return {message_field(message, "id"): place for place, message in enumerate(messages)}
+
+
+def since_removal_of_all(new: list[Any]) -> tuple[bool, list[Any]]:
+    """Whether a write begins anew, and what of it then counts."""
+    for place in reversed(range(len(new))):
+        if is_removal(new[place]) and message_field(new[place], "id") == REMOVE_ALL_MESSAGES:
+            return True, new[place + 1 :]
+    return False, new
+
+
+def unknown_removals(old: Iterable[Any], new: list[Any]) -> list[Any]:
+    """The ids in a write that remove nothing: neither an old message nor one before them in the write."""
+    anew, new = since_removal_of_all(new)
+    if not any(is_removal(message) for message in new):
+        return []
+    known = set() if anew else set(index_messages(old))
+    unknown = []
+    for message in new:
+        name = message_field(message, "id")
+        if not is_removal(message):
+            known.add(name)
+        elif name not in known:
+            unknown.append(name)
+    return unknown
 
 
 def can_merge_messages(old: Any, new: Any) -> bool:
-    if type(old) is not list or type(new) is not list:
-        return False
-    removed = {message_field(message, "id") for message in new if is_removal(message)} - {REMOVE_ALL_MESSAGES}
-    return not removed or removed <= {message_field(message, "id") for message in old}
+    return type(old) is list and type(new) is list and not unknown_removals(old, new)
 
 
 def merge_messages(old: list[Any], new: list[Any], places: dict[Any, int], in_place: bool) -> list[Any]:
-    """Replace those with a known id, remove what a removal names, append the rest. `places` is {id: place in
-    old}, and is kept up with the result, so that appending costs the appended part."""
-    merged, copied = old, in_place
+    """Replace those with a known id, append the rest, and take out what a removal names if nothing after it puts it
+    back. `places` is {id: place in old}, and is kept up with the result, so that appending costs the appended part."""
+    anew, new = since_removal_of_all(new)
+    merged = [] if anew else old if in_place else [*old]
+    if anew:
+        places.clear()
+    removed = set()
     for message in new:
         name = message_field(message, "id")
         if is_removal(message):
-            merged = [] if name == REMOVE_ALL_MESSAGES else [m for m in merged if message_field(m, "id") != name]
-            copied = True
-            places.clear()
-            places.update({message_field(m, "id"): place for place, m in enumerate(merged)})
+            removed.add(name)
             continue
-        if not copied:
-            merged, copied = [*merged], True
+        removed.discard(name)
         if name is not None and name in places:
             merged[places[name]] = message
         else:
             places[name] = len(merged)
             merged.append(message)
+    if removed:
+        merged = [message for message in merged if message_field(message, "id") not in removed]
+        places.clear()
+        places.update(index_messages(merged))
     return merged
 
 
 def _merged_messages(old: list[Any], new: list[Any]) -> list[Any]:
-    return merge_messages(old, new, {message_field(m, "id"): place for place, m in enumerate(old)}, False)
+    return merge_messages(old, new, index_messages(old), False)
 
 
 # --- operations: all that reading needs -------------------------------------------------------
@@ -177,6 +228,10 @@ class Values(dict[str, Any]):
         self._own.discard(key)
         self[key] = value
 
+    def drop(self, key: str) -> None:
+        self._own.discard(key)
+        self.pop(key, None)
+
     def reduce(self, key: str, operation: str, writes: Iterable[Any]) -> None:
         """Apply a recorded operation. Never calls anything but the functions of `OPERATIONS`."""
         for write in writes:
@@ -192,14 +247,21 @@ class Values(dict[str, Any]):
                     self._own.add(key)
 
     def _add_messages(self, key: str, new: list[Any]) -> None:
-        old = self[key]
-        known, places = self._places.get(key, (None, {}))
-        if known is not old:
-            places = {message_field(message, "id"): place for place, message in enumerate(old)}
-        merged = merge_messages(old, new, places, key in self._own)
+        places = self.places(key)
+        merged = merge_messages(self[key], new, places, key in self._own)
         self[key] = merged
         self._places[key] = merged, places
         self._own.add(key)
+
+    def places(self, key: str) -> dict[Any, int]:
+        """{id: place} of a list of messages: made once, then kept up with it."""
+        messages = self.get(key)
+        known, places = self._places.get(key, (None, {}))
+        if known is not messages or messages is None:
+            messages = messages if type(messages) is list else []
+            places = index_messages(messages)
+            self._places[key] = messages, places
+        return places
 
 
 # --- reducing live, with user code ------------------------------------------------------------
@@ -239,18 +301,18 @@ def overwritten(writes: Iterable[Any]) -> Overwrite | None:
 
 # --- copies -----------------------------------------------------------------------------------
 
-_ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex, Decimal, range, type(Ellipsis)})
+ATOMS: frozenset[type] = frozenset({str, int, float, bool, type(None), bytes, complex, Decimal, range, type(Ellipsis)})
 
 
 def detached(value: Any) -> Any:
     """A value equal to this one that shares no changeable part with it."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in ATOMS:
         return value
     if kind is dict:
         return {key: detached(item) for key, item in value.items()}
     if kind is list:
-        return [item if type(item) in _ATOMS else detached(item) for item in value]
+        return [item if type(item) in ATOMS else detached(item) for item in value]
     if kind is tuple:
         return tuple([detached(item) for item in value])
     if kind is set:

@@ -31,22 +31,26 @@ class CallConfig:
 
     thread_id: str | None
     step: int | None
+    ns: tuple[str, ...]  # of a subgraph's run below that thread; () for the thread itself
     configurable: Mapping[str, Any]
     metadata: Mapping[str, Any]
     tags: tuple[str, ...]
     run_name: str | None
     recursion_limit: int
     max_concurrency: int | None
+    callbacks: Any = None  # of langchain-core; for nodes, never recorded
 
     def for_nodes(self, thread_id: str) -> dict[str, Any]:
         """The config as nodes see it."""
+        own = {key: value for key, value in self.configurable.items() if key not in PLACES}
         return {
-            "configurable": {**self.configurable, "thread_id": thread_id},
+            "configurable": {**own, "thread_id": thread_id},
             "metadata": dict(self.metadata),
             "tags": list(self.tags),
             "recursion_limit": self.recursion_limit,
             **({"run_name": self.run_name} if self.run_name else {}),
             **({"max_concurrency": self.max_concurrency} if self.max_concurrency else {}),
+            **({"callbacks": self.callbacks} if self.callbacks else {}),
         }
 
     def recorded(self) -> dict[str, Any]:
@@ -67,12 +71,14 @@ def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None
     return CallConfig(
         thread_id=_thread_id(configurable.get("thread_id")),
         step=_step(configurable),
+        ns=_namespace(configurable.get("checkpoint_ns")),
         configurable=configurable,
         metadata=_mapping(given, "metadata"),
         tags=_tags(given.get("tags")),
         run_name=given.get("run_name"),
         recursion_limit=_positive(given, "recursion_limit") or DEFAULT_RECURSION_LIMIT,
         max_concurrency=_positive(given, "max_concurrency"),
+        callbacks=given.get("callbacks"),
     )
 
 
@@ -85,7 +91,8 @@ def _tags(tags: Any) -> tuple[str, ...]:
 
 
 def merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` over `base`: what lies under `configurable` and `metadata` key by key, tags one after the other."""
+    """`config` over `base`: what lies under `configurable` and `metadata` key by key, tags and callbacks one after the
+    other."""
     if not isinstance(config, Mapping):
         raise _wrong("config", f"expected a dict, got {type(config).__name__}", "Give {'thread_id': ...}")
     unknown = config.keys() - _TOP - PLACES
@@ -101,7 +108,20 @@ def merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
             both[key] = {**_mapping(base, key), **_mapping(config, key)}
     if "tags" in base and "tags" in config:
         both["tags"] = [*_tags(base["tags"]), *_tags(config["tags"])]
+    if base.get("callbacks") and config.get("callbacks"):
+        both["callbacks"] = _joined(base["callbacks"], config["callbacks"])
     return both
+
+
+def _joined(callbacks: Any, others: Any) -> Any:
+    """Handlers of langchain-core, each once: a list of them, or one of its managers, which is not changed."""
+    if isinstance(callbacks, list) and isinstance(others, list):
+        return [*callbacks, *(each for each in others if each not in callbacks)]
+    manager, more = (others, callbacks) if isinstance(callbacks, list) else (callbacks, others)
+    manager = manager.copy()
+    for each in more if isinstance(more, list) else more.handlers:
+        manager.add_handler(each)
+    return manager
 
 
 def _mapping(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
@@ -128,6 +148,12 @@ def _thread_id(value: Any) -> str | None:
     if not isinstance(value, str) or not value:
         raise _wrong("thread_id", f"expected a text that is not empty, got {value!r}", "Give an id, or leave it out")
     return value
+
+
+def _namespace(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | None) or "" in (value or "-").split("|"):
+        raise _wrong("checkpoint_ns", f"expected 'node:task|...', got {value!r}", "Take it from get_state's tasks")
+    return tuple(value.split("|")) if value else ()
 
 
 def _step(configurable: Mapping[str, Any]) -> int | None:

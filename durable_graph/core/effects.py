@@ -2,7 +2,7 @@
 
     effect     the driver                                            answers
     Now        looks at the clock                                    seconds since the epoch
-    Ask        calls the function with the store                     what it returned
+    Ask        calls the function with the store, if there is one    what it returned
     Save       commits rows, a claim and a snapshot                  None, once they are durable
     Emit       shows it to the consumer                              True if the consumer has gone
     Rest       lets so many seconds pass                             None
@@ -17,10 +17,12 @@ An effect that fails is raised in the run, at the `yield` that asked for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
 from durable_graph.core.planner import Body, Position
+from durable_graph.core.tokens import Tokens
 from durable_graph.store import Claim, Row, Store, Transaction
 
 
@@ -62,6 +64,7 @@ class Job:
         "attempt",
         "begin",
         "below",
+        "cached",
         "custom",
         "delay",
         "ended",
@@ -69,29 +72,48 @@ class Job:
         "handler",
         "jitter",
         "make_runtime",
+        "memo",
         "parent",
+        "progress",
+        "pushed",
         "recall",
+        "remaining",
         "reply",
         "retry",
         "runtime_made",
+        "scope",
         "spawn",
+        "step",
         "steps",
+        "surrounds",
         "task",
         "tell",
+        "tokens",
         "transaction",
+        "variables",
     )  # fmt: skip
 
     def __init__(self, task: Task, attempt: int) -> None:
         self.task = task
         self.attempt = attempt
+        self.scope = task.id  # of its calls, subgraphs and idempotency key: an error handler has its own
         self.make_runtime: Callable[[Job], Any]
         self.runtime_made: Any = None
+        self.step = -1  # that it begins after
+        self.remaining = 0  # supersteps that this call may still take after the one at hand
+        self.surrounds = False  # its runtime brings context variables along, for libraries that look there
+        self.variables: Sequence[tuple[ContextVar[Any], Any]] = ()
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
+        self.progress: Callable[[], None] = _nobody  # the same, where something else than a heartbeat counts
+        self.memo: Any = None  # its place in the cache: a core.caching.Memo
+        self.cached = False  # its result came from there
         self.ended = False  # its node has returned or raised
         self.custom: list[Any] = []  # what the row will record of the custom events
+        self.tokens: Tokens | None = None  # of the messages that were shown in parts
+        self.pushed: dict[tuple[str, str], Any] = {}  # messages that its node has written besides: by key and id
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
         self.transaction: Transaction | None = None  # begun by its node
         self.begin: Callable[[bool], Any]  # set by the driver: begins it; True: gives something to await
@@ -138,6 +160,15 @@ class Sent(NamedTuple):
     data: Any
 
 
+class Said(NamedTuple):
+    """A part of a message."""
+
+    job: Job
+    key: Any  # the same for all parts of one message
+    message: Any
+    extra: dict[str, Any]  # metadata besides the task's
+
+
 class Relayed(NamedTuple):
     """What a subgraph has shown in the node at hand, in the form in which the consumer gets it."""
 
@@ -155,7 +186,7 @@ class Finished(NamedTuple):
     finished: float
 
 
-Arrival = Spawned | Sent | Relayed | Finished
+Arrival = Spawned | Sent | Said | Relayed | Finished
 
 
 class Next(NamedTuple):
@@ -174,6 +205,7 @@ class Recorded(NamedTuple):
     body: Body
     changed: bool  # the state's values
     barrier: bool
+    task: Task | None = None  # whose row it is
 
 
 class Shown(NamedTuple):
@@ -182,6 +214,15 @@ class Shown(NamedTuple):
     position: Position
     task: Task
     data: Any
+
+
+class Token(NamedTuple):
+    """To be shown: a part of a message, recorded later with its task's row."""
+
+    position: Position
+    task: Task
+    message: Any
+    extra: Mapping[str, Any]
 
 
 class Begun(NamedTuple):
@@ -195,10 +236,10 @@ class Below(NamedTuple):
     """To be shown: what a subgraph showed, told again from its log."""
 
     ns: tuple[str, ...]  # "<node>:<task>" for each graph on the way down
-    what: Recorded | Shown | Begun
+    what: Recorded | Shown | Token | Begun
 
 
-Emission = Recorded | Shown | Begun | Below | Relayed
+Emission = Recorded | Shown | Token | Begun | Below | Relayed
 
 
 class Emit(NamedTuple):

@@ -7,9 +7,12 @@ sync and async callers share every line of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
+from contextvars import ContextVar, Token
 from typing import Any
 
-from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.caching import Memo
+from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
@@ -18,75 +21,143 @@ from durable_graph.core.planner import (
     Update,
     answer_of,
     check_targets,
+    checked,
     interpret,
     router_state,
+    taken_apart,
+    with_pushed,
 )
 from durable_graph.core.runtime import Runtime, current
-from durable_graph.errors import ParentCommand
+from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
 
-def node_input(node: Node, position: Position, arg: Any) -> Any:
+def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
     """What the node receives: a Send's payload as it is, or the state in the shape of the node's schema."""
     if arg is not MISSING:
         return detached(arg)
-    return node.schema.build(node.schema.select(position.values.share()))
+    return node.schema.given(position.values.share(), remaining)
+
+
+Entered = list[tuple[ContextVar[Any], Token[Any]]]
+
+
+def _enter(job: Job) -> Entered:
+    """Let what the node calls find the job's runtime."""
+    entered: Entered = [(current, current.set(job.runtime))]
+    if job.surrounds:
+        job.runtime()
+        entered += [(variable, variable.set(value)) for variable, value in job.variables]
+    return entered
+
+
+def _leave(entered: Entered) -> None:
+    for variable, token in entered:
+        variable.reset(token)
 
 
 def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
     """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
     node = graph.nodes[job.task.node]
-    token = current.set(job.runtime)
+    entered = _enter(job)
     try:
-        given = node_input(node, position, job.task.arg)
-        try:
-            output = yield node.call, (given,), _extras(node.wants, job, error), node.timeout
-        except ParentCommand as below:  # a subgraph of this node speaks to us
-            output = below.command
-        update, goto = interpret(graph, node.name, output)
-        goto = check_targets(graph, node.name, goto) if goto else goto
+        given = node_input(node, position, job.task.arg, job.remaining)
+        if job.memo is not None:
+            update, goto = yield from _remembered(graph, position, job, job.memo, given)
+        else:
+            try:
+                output = yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout
+            except ParentCommand as below:  # a subgraph of this node speaks to us
+                output = below.command
+            update, goto = interpret(graph, node.name, output)
+            goto = check_targets(graph, node.name, goto) if goto else goto
+        if job.pushed:
+            update = with_pushed(graph, node.name, job.pushed, update)
         if node.branches:
-            goto = goto + (yield from _routes(graph, position, node, update, job))
+            goto = goto + (yield from _routes(graph, position.values, node, update, job))
         return update, goto
     finally:
         job.ended = True
-        current.reset(token)
+        _leave(entered)
+
+
+def _remembered(
+    graph: Graph, position: Position, job: Job, memo: Memo, given: Any
+) -> Generator[Invoke, Any, tuple[Update, Goto]]:
+    """The result of a node that has a cache policy: from the cache, or from the node and then for the cache."""
+    node, arg = graph.nodes[job.task.node], job.task.arg
+    plain = node.schema.select(position.values) if arg is MISSING else arg
+    found = yield from memo.find(plain, (given,), {})
+    if found is not None:
+        with suppress(Exception):  # it is of other code than this
+            result = checked(graph, node.name, found["updates"]), check_targets(graph, node.name, found["goto"])
+            job.cached = True
+            return result
+    try:
+        output = yield node.call, (given,), _extras(node.wants, job), job.task.timeout or node.timeout
+    except ParentCommand as below:
+        output = below.command
+    updates, goto = taken_apart(graph, node.name, output)
+    if not job.runtime()._has_asked:
+        memo.note({"updates": updates, "goto": goto})
+    return checked(graph, node.name, updates), check_targets(graph, node.name, goto)
 
 
 def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
-    token = current.set(job.runtime)
+    entered = _enter(job)
     try:
         args, kwargs = arg
-        return (yield call, args, kwargs, timeout)
+        memo: Memo | None = job.memo
+        if memo is not None:
+            found = yield from memo.find([args, kwargs], args, kwargs)
+            if found is not None and "result" in found:
+                job.cached = True
+                return found["result"]
+        result = yield call, args, kwargs, timeout
+        if memo is not None and not job.runtime()._has_asked:
+            memo.note({"result": result})
+        return result
     finally:
-        current.reset(token)
+        job.ended = True
+        _leave(entered)
 
 
-def run_entry(graph: Graph, position: Position, node: str, update: Update, job: Job) -> Steps:
+def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
-    token = current.set(job.runtime)
+    entered = _enter(job)
     try:
-        goto = yield from _routes(graph, position, graph.nodes[node], update, job)
+        goto = yield from _routes(graph, values, graph.nodes[node], update, job)
         return update, goto
+    except GraphInterrupt:
+        raise CallError(
+            problem=f"a router after {node!r} called interrupt() when no task ran that could wait for the answer",
+            fix="Ask in a node: a router is asked before the first row of a run, or for an update_state, only once.",
+        ) from None
     finally:
-        current.reset(token)
+        job.ended = True
+        _leave(entered)
 
 
-def _routes(graph: Graph, position: Position, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
+def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Steps:
+    """The migration function's state for an older graph's."""
+    return (yield migrate, (detached(dict(values)),), {}, None)
+
+
+def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) -> Generator[Invoke, Any, Goto]:
     goto: Goto = []
     for branch in node.branches:
-        state = _router_input(graph, position, node, branch, update)
+        state = _router_input(graph, values, node, branch, update, job.remaining)
         answer = yield branch.path, (state,), _extras(branch.wants, job), None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
 
-def _router_input(graph: Graph, position: Position, node: Node, branch: Branch, update: Update) -> Any:
-    values = router_state(graph, position.values, update)
+def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, update: Update, remaining: int) -> Any:
+    values = router_state(graph, before, update)
     schema = branch.schema or (graph.state if node.name == START else node.schema)
-    return schema.build(schema.select(values))
+    return schema.given(values, remaining)
 
 
 _NOTHING: Mapping[str, Any] = {}

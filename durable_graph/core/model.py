@@ -6,19 +6,21 @@ drawing, and all that the engine knows of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from durable_graph.core.channels import MISSING, Channel, Overwrite
 from durable_graph.core.schema import Schema
-from durable_graph.errors import DrawingError
+from durable_graph.errors import ArgumentError, DrawingError
 
 START = "__start__"
 END = "__end__"
 
 N = TypeVar("N")
+KeyT = TypeVar("KeyT", bound=Callable[..., str | bytes])
 
 Config = Mapping[str, Any]
 StreamMode = Literal["updates", "values", "custom", "messages", "tasks", "checkpoints", "debug", "events"]
@@ -32,10 +34,19 @@ class Send:
     """Run `node` in the next superstep with `arg` as its input instead of the state.
 
     Returned from a conditional edge or in `Command(goto=...)`; a list of them is a map, one task each.
+    timeout: for an attempt of this task, in place of the node's own; in seconds, as a timedelta or a TimeoutPolicy.
     """
 
     node: str
     arg: Any
+    timeout: float | timedelta | TimeoutPolicy | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None:
+            try:
+                object.__setattr__(self, "timeout", policy_of(self.timeout))
+            except DrawingError as error:
+                raise ArgumentError(argument="Send", **error.facts) from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +80,6 @@ class Wait:
 
     until: str | None = None  # UTC, ISO 8601; None: as long as it takes
     signal: str | None = None
-
-
-RECORDED: tuple[type, ...] = (Send, Wait, Overwrite)  # values of ours that rows hold
 
 
 # --- what consumers see -----------------------------------------------------------------------
@@ -122,6 +130,22 @@ class StateSnapshot(NamedTuple):
     interrupts: tuple[Any, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class GraphOutput(Generic[N]):
+    """What `invoke` returns with version="v2"."""
+
+    value: N  # the state at the end
+    interrupts: tuple[Interrupt, ...] = ()  # questions that are open
+
+
+class StateUpdate(NamedTuple):
+    """One update of `bulk_update_state`, as if a node had returned it."""
+
+    values: Any
+    as_node: str | None = None  # None: the node that ran last
+    task_id: str | None = None  # the pending task whose place it takes
+
+
 # --- policies ---------------------------------------------------------------------------------
 
 
@@ -166,7 +190,10 @@ class TimeoutPolicy:
     """How long one attempt of an async node may take, in seconds or as a timedelta."""
 
     run_timeout: float | timedelta | None = None  # altogether
-    idle_timeout: float | timedelta | None = None  # without a sign of life: a custom event or `runtime.heartbeat()`
+    idle_timeout: float | timedelta | None = None  # without a sign of life
+    refresh_on: Literal["auto", "heartbeat"] = (
+        "auto"  # signs of life: custom events too, or `runtime.heartbeat()` alone
+    )
 
 
 def seconds_of(limit: float | timedelta | None) -> float | None:
@@ -182,7 +209,35 @@ def policy_of(timeout: float | timedelta | TimeoutPolicy | None) -> TimeoutPolic
     run, idle = seconds_of(timeout.run_timeout), seconds_of(timeout.idle_timeout)
     if any(limit is not None and limit <= 0 for limit in (run, idle)):
         raise DrawingError(problem=f"the timeout {timeout!r} is not positive", fix="Give seconds above 0.")
-    return TimeoutPolicy(run_timeout=run, idle_timeout=idle)
+    if timeout.refresh_on not in ("auto", "heartbeat"):
+        raise DrawingError(problem=f"refresh_on={timeout.refresh_on!r} is unknown", fix='Use "auto" or "heartbeat".')
+    return TimeoutPolicy(run_timeout=run, idle_timeout=idle, refresh_on=timeout.refresh_on)
+
+
+RECORDED: tuple[type, ...] = (Send, TimeoutPolicy, Wait, Overwrite)  # values of ours that rows hold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy(Generic[KeyT]):
+    """Keep what a node or a @task returned, and do not call it again for the same input.
+
+    key_func: takes what the node takes (its input) or the @task (its arguments), and returns a text or bytes
+        that tell inputs apart. None: the whole input does, by value and type. The run's context and config do not
+        count, nor does the code: what they change has to be in the key, or be cleared with `graph.clear_cache()`.
+        What is kept belongs to a node's name in graphs of one name, and to its function by module and name.
+    ttl: seconds after which it is called again; None: never.
+
+    Needs `compile(cache=...)`. Kept once the task's row is durable. Not kept: errors, custom events, what was written
+    through `runtime.connection`, and the results of nodes that have asked or waited with `interrupt`,
+    `runtime.sleep` or `runtime.wait_for`.
+    """
+
+    key_func: KeyT | None = None
+    ttl: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.ttl is not None and not self.ttl > 0:
+            raise ArgumentError(argument="ttl", problem=f"{self.ttl!r} is not positive", fix="Give seconds, or None.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +271,20 @@ class Join:
     target: str
 
 
+def join_name(starts: Sequence[str], end: str) -> str:
+    """LangGraph's, as it stands in a task's triggers; a "+" in a node's own name is escaped."""
+    sources = [start.replace("\\", "\\\\").replace("+", "\\+") for start in starts]
+    return f"join:{'+'.join(sources)}:{end}"
+
+
+def join_parts(name: str) -> Iterator[tuple[list[str], str]]:
+    """The starts and the end that a join's name stands for. Only a ":" in a node's own name makes it more than one."""
+    text = name.removeprefix("join:")
+    for colon in re.finditer(":", text):
+        sources = re.findall(r"(?:\\.|[^+\\])+", text[: colon.start()], re.DOTALL)
+        yield [re.sub(r"\\(.)", r"\1", source, flags=re.DOTALL) for source in sources], text[colon.end() :]
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """One node with everything that leaves it. The entry point is a node named START without a function."""
@@ -228,8 +297,9 @@ class Node:
     branches: tuple[Branch, ...] = ()
     joins: tuple[Join, ...] = ()
     defer: bool = False
-    retry: tuple[RetryPolicy, ...] = ()  # the first that matches the error counts
+    retry: tuple[RetryPolicy, ...] | None = None  # the first that matches the error counts; None: not said
     timeout: TimeoutPolicy | None = None
+    cache: CachePolicy[Any] | None = None
     error_handler: str | None = None  # the node that takes over when this one has failed for good
     destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -245,10 +315,14 @@ class Graph:
     state: Schema
     input: Schema
     output: Schema
-    fingerprint: str  # of the drawing: nodes, edges, channels; not of the functions' code
+    fingerprint: str  # of the drawing: nodes, edges, channels, names of reducers; not of the functions' code
     checks: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)  # key -> raises if wrong
     interrupt_before: frozenset[str] = frozenset()  # nodes before which each run pauses; "*" for all
     interrupt_after: frozenset[str] = frozenset()
+    managed: frozenset[str] = frozenset()  # keys of schemas that are no channels
+    context: Any = None  # its schema
+    aliases: Mapping[str, str] = field(default_factory=dict)  # what nodes and channels were called before
+    migrate: Callable[[dict[str, Any]], Any] | None = None  # makes this graph's state of an older one's
 
 
 # --- tasks ------------------------------------------------------------------------------------
@@ -262,6 +336,7 @@ class Task(NamedTuple):
     triggers: tuple[str, ...]  # LangGraph's names: "branch:to:<node>" or "join:<sources>:<node>"
     arg: Any = MISSING  # a Send's payload; MISSING: the task reads the state
     seed: str = ""  # thread and id at its planning: names its questions, also in forks and after going back in time
+    timeout: TimeoutPolicy | None = None  # of a Send, in place of the node's
 
 
 class Question(NamedTuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from durable_graph.core.model import END, START, Graph, Node
+from durable_graph.errors import CallError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What `get_graph()` returns."""
+    """What `get_graph()` returns. Nodes of a subgraph, with `xray`, are named "<its node>:<node>"."""
 
     nodes: tuple[str, ...]
     edges: tuple[Edge, ...]
@@ -29,19 +30,48 @@ class Picture:
     def draw_mermaid(self) -> str:
         """Mermaid flowchart text. Dotted arrows are taken when a router or a Command says so."""
         ids = {name: f"n{place}" for place, name in enumerate(self.nodes)}
-        lines = ["flowchart TD"]
-        lines += [f"    {ids[name]}{_box(name)}" for name in self.nodes]
+        lines = ["flowchart TD", *_boxes(self.nodes, ids, ())]
         lines += [f"    {ids[edge.source]} {_arrow(edge)} {ids[edge.target]}" for edge in self.edges]
         return "\n".join(lines) + "\n"
+
+    def draw_ascii(self) -> str:
+        """The arrows as plain text, one a line; dotted ones as in Mermaid."""
+        return "".join([f"{edge.source} {_arrow(edge, str)} {edge.target}\n" for edge in self.edges])
+
+    def draw_mermaid_png(self, *_: object, **__: object) -> bytes:
+        """Not here: raises CallError, which says how to get one."""
+        raise CallError(
+            problem="this library draws no images, since that takes a browser or somebody else's server",
+            fix="Give the text of draw_mermaid() to a Mermaid renderer: most editors and forges show it, and "
+            "`mmdc -i graph.mmd -o graph.png` of mermaid-cli makes a file",
+        )
+
+    draw_png = draw_mermaid_png
+
+
+def _boxes(nodes: Sequence[str], ids: dict[str, str], above: tuple[str, ...]) -> Iterator[str]:
+    """The nodes at one place in the drawing, and around those of each subgraph a frame."""
+    indent = "    " * (len(above) + 1)
+    framed: set[str] = set()
+    for name in nodes:
+        *way, last = name.split(":")
+        if tuple(way) == above:
+            yield f"{indent}{ids[name]}{_box(last)}"
+        elif tuple(way[: len(above)]) == above and way[len(above)] not in framed:
+            frame = way[len(above)]
+            framed.add(frame)
+            yield f'{indent}subgraph {ids[name]}s["{_text(frame)}"]'
+            yield from _boxes(nodes, ids, (*above, frame))
+            yield f"{indent}end"
 
 
 def _box(name: str) -> str:
     return f'(["{_text(name)}"])' if name in (START, END) else f'["{_text(name)}"]'
 
 
-def _arrow(edge: Edge) -> str:
+def _arrow(edge: Edge, text: Callable[[str], str] | None = None) -> str:
     arrow = "-.->" if edge.conditional else "-->"
-    return f'{arrow}|"{_text(edge.label)}"|' if edge.label else arrow
+    return f'{arrow}|"{(text or _text)(edge.label)}"|' if edge.label else arrow
 
 
 def _text(text: str) -> str:
@@ -49,11 +79,33 @@ def _text(text: str) -> str:
     return re.sub(r"[^\w .,:/-]", lambda found: f"#{ord(found[0])};", text)
 
 
-def picture_of(graph: Graph) -> Picture:
+def picture_of(graph: Graph, inside: Callable[[str], Picture | None] = lambda node: None) -> Picture:
+    """`inside`: the picture of the subgraph that a node is, to be drawn in its place."""
     edges = tuple(dict.fromkeys(edge for node in graph.nodes.values() for edge in _edges(graph, node)))
     targets = {edge.target for edge in edges}
     names = [name for name in graph.nodes if name != START]
-    return Picture((START, *names, *([END] if END in targets else [])), edges)
+    picture = Picture((START, *names, *([END] if END in targets else [])), edges)
+    for name in names:
+        below = inside(name)
+        picture = picture if below is None else _opened(picture, name, below)
+    return picture
+
+
+def _opened(picture: Picture, name: str, below: Picture) -> Picture:
+    """With a node's subgraph in its place: what led to the node leads to that one's START, and on from its END."""
+    within = tuple(f"{name}:{node}" for node in below.nodes)
+    end = f"{name}:{END}" if f"{name}:{END}" in within else f"{name}:{START}"
+    place = picture.nodes.index(name)
+    edges = [
+        replace(
+            edge,
+            source=end if edge.source == name else edge.source,
+            target=f"{name}:{START}" if edge.target == name else edge.target,
+        )
+        for edge in picture.edges
+    ]
+    edges += [replace(edge, source=f"{name}:{edge.source}", target=f"{name}:{edge.target}") for edge in below.edges]
+    return Picture((*picture.nodes[:place], *within, *picture.nodes[place + 1 :]), tuple(edges))
 
 
 def _edges(graph: Graph, node: Node) -> Iterator[Edge]:
@@ -71,3 +123,5 @@ def _edges(graph: Graph, node: Node) -> Iterator[Edge]:
                 yield Edge(node.name, target, label, True)
     for target, label in node.destinations.items():
         yield Edge(node.name, target, label, True)
+    if not (node.successors or node.joins or node.branches or node.destinations):
+        yield Edge(node.name, END)

@@ -10,9 +10,10 @@ The body of a row is a dictionary:
     goto       targets chosen by routers and Commands: node names and Sends
     apply      at a barrier, {key: operation} for channels whose reducer is replayable
     results    at a barrier, {key: value} for channels whose reducer is user code
-    starts     in an input row, {key: value} that reducers start from; set before the update
-    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, triggers}
+    starts     in the first row of a run, {key: value} that reducers start from; set before the update
+    next       at a barrier, the tasks of the next superstep: node names, or {node, arg, timeout, triggers, seed, asked}
     parent     at the end of a subgraph's run, {update, goto} for the graph above it
+    nodes      in an update row, those whose updates it holds, if there are several
     joins      at a barrier, {join: sources seen so far} for joins that still wait
     deferred   at a barrier, deferred nodes that wait for all others
     dropped    what was pending and will not run, because a new input or update came
@@ -20,12 +21,22 @@ The body of a row is a dictionary:
     interrupts what a task asks: [value, id, asked in a subgraph]; [] for a pause before or after a node
     answers    in a resume row, {interrupt id: answer}
     add        in a resume row, tasks that a Command adds to the superstep at hand, as in `next`
+    children   in a resume or fork row, where subgraphs of the pending tasks go on from: {task: {key: [thread, step,
+               the same for the tasks of that subgraph]}}
     custom     what the task sent to the stream writer: [rows before it, number, data]
+    below      rows of subgraphs that were written while the task ran: [rows before it, number, thread, from, to]
+    tokens     messages that were shown in parts while the task ran: see core/tokens.py
+    seen       ids of messages that are no news when they are written: shown in parts, or in the task's input
     result     of a @task that a node called, what it returned; such a row's task is "<task>/<number of the call>"
     attempt    which attempt of the task this is, from 1
+    cached     True if the node or @task was not called: its update or result came from the cache
     failures   errors of the attempts before it in this run: {error, started, finished}
     started    when that attempt began
-    run        in the first row of a run: its metadata, tags and graph
+    run        in the first row of a run: its metadata and tags
+    graph      there too, the graph's fingerprint; if it is not that of the run before also the names of its nodes and
+               how its channels combine writes: all other keys of the state end here
+    renamed    then {nodes, channels, joins}: {old: new} names of what is pending and of what the state holds
+    migrated   and what a migration function did: {set: {key: value}, unset: [keys]}
 
 A row with `next` is a barrier.
 """
@@ -33,9 +44,22 @@ A row with `next` is a barrier.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from durable_graph.core.channels import MISSING, Channel, Overwrite, Values, detached, overwritten, reduced, replayable
+from durable_graph.codec import Unregistered
+from durable_graph.core.address import place_of
+from durable_graph.core.channels import (
+    ATOMS,
+    MISSING,
+    Channel,
+    Overwrite,
+    Values,
+    detached,
+    is_removal,
+    overwritten,
+    reduced,
+    replayable,
+)
 from durable_graph.core.model import (
     END,
     START,
@@ -44,15 +68,14 @@ from durable_graph.core.model import (
     Failure,
     Graph,
     Interrupt,
-    Node,
     Question,
     Send,
     Task,
     Wait,
 )
-from durable_graph.core.schema import as_mapping
+from durable_graph.core.schema import as_mapping, is_coroutine
+from durable_graph.core.tokens import id_of
 from durable_graph.errors import (
-    ChangedGraphError,
     InvalidUpdateError,
     ParentCommand,
     RoutingError,
@@ -60,10 +83,20 @@ from durable_graph.errors import (
 )
 
 HANDLER = "__error_handler__"  # LangGraph's prefix: "<prefix><node>" took a failed node's task over
+DEFAULT_HANDLER = "__default_error_handler__"  # the node that does so for all without one of their own
 
 Body = dict[str, Any]
 Update = dict[str, Any] | list[dict[str, Any]] | None
 Goto = list[str | Send]
+Child = Sequence[Any]  # a subgraph's thread, its step, and the children of that subgraph's tasks
+
+
+class Given(NamedTuple):
+    """An update from outside, as if `node` had returned it."""
+
+    node: str
+    update: Update
+    goto: Goto
 
 
 class Position:
@@ -71,23 +104,28 @@ class Position:
 
     __slots__ = (
         "answers",
+        "asked",
         "attempts",
         "begun",
         "calls",
+        "children",
         "command",
         "created_at",
         "deferred",
         "done",
         "errors",
         "gotos",
+        "graph",
         "hash",
         "joins",
+        "kept",
         "kind",
         "last_nodes",
         "loose",
         "packed",
         "parent",
         "paused",
+        "pinned",
         "questions",
         "run",
         "run_id",
@@ -112,6 +150,7 @@ class Position:
         self.packed = 0  # bytes of that snapshot
         self.run_id = ""
         self.run: Mapping[str, Any] = {}
+        self.graph: Mapping[str, Any] = {}  # that ran it last, as its first row tells: fingerprint, nodes ...
         self.values = Values()  # at the last barrier
         self.tasks: tuple[Task, ...] = ()  # of the superstep that the last barrier planned
         self.done: dict[str, Update] = {}  # finished ones among them
@@ -119,8 +158,13 @@ class Position:
         self.errors: dict[str, Failure] = {}
         self.attempts: dict[str, int] = {}  # begun so far, for tasks that may have begun
         self.questions: dict[str, list[Question]] = {}  # open ones, by task
+        self.asked: dict[str, list[Question]] = {}  # before an update that left it open: may be answered ahead
         self.answers: dict[str, list[tuple[Question, Any]]] = {}  # given so far, by task
         self.calls: dict[str, dict[int, tuple[str, Any]]] = {}  # @tasks called by unfinished ones: name, result
+        self.children: dict[str, dict[str, Child]] = {}  # by task: where its subgraphs stood at its last row
+        self.kept: dict[str, Child] = {}  # of subgraphs that go on from run to run: where they stand
+        # After going back in time, where those have to go on from, if not from their beginning; None: any further
+        self.pinned: dict[str, Child | None] | None = None
         self.begun = False  # a run may have begun these tasks
         self.paused = False  # stopped before or after a node since the last barrier, as was asked for
         self.command: Mapping[str, Any] | None = None  # for the graph above, which ended this subgraph's run
@@ -149,12 +193,20 @@ class Position:
         return [task for task in self.tasks if task.id not in self.done and task.id not in self.questions]
 
     @property
+    def planned_here(self) -> bool:
+        """Whether the row last applied is the one that planned the tasks."""
+        return bool(self.tasks) and self.tasks[0].id.partition(".")[0] == str(self.step)
+
+    @property
     def next(self) -> tuple[str, ...]:
         return tuple([task.node for task in self.tasks if task.id not in self.done])
 
     def apply(self, row: Any, body: Body) -> bool:
         """Add a row; True if the state's values changed. Calls no user code and does not need the graph."""
-        self.parent = (self.thread_id, row.parent_step) if row.parent_step is not None else self.parent
+        if row.parent_step is not None:
+            self.parent = (self.thread_id, row.parent_step)
+        if (row.step and row.parent_step != row.step - 1) or row.kind == "fork":
+            self.pinned = {**self.kept}
         self.step = row.step
         if row.step > self.tail:
             self.tail = row.step
@@ -166,7 +218,61 @@ class Position:
         self.run_id = row.run_id
         if "run" in body:
             self.run = body["run"]
-        return _APPLY[row.kind](self, row, body)
+        if "below" in body:
+            self._note_below(row, body["below"])
+        if "graph" not in body:
+            return _APPLY[row.kind](self, row, body)
+        self.move(body)
+        another = "channels" in body["graph"] and row.parent_step is not None
+        return _APPLY[row.kind](self, row, body) or another
+
+    def move(self, body: Body) -> None:
+        """Go over to the graph that the first row of a run tells of. Whoever makes that row has done it before: the
+        second time changes nothing."""
+        self.graph = {**self.graph, **body["graph"]}
+        if "renamed" in body:
+            self.rename(body["renamed"])
+        if "channels" in body["graph"]:
+            self._keep(body["graph"]["channels"])
+        migrated = body.get("migrated", _NOTHING)
+        for key in migrated.get("unset", ()):
+            self.values.drop(key)
+        for key, value in (*migrated.get("set", _NOTHING).items(), *body.get("starts", _NOTHING).items()):
+            self.values.set(key, value)
+
+    def rename(self, names: Mapping[str, Mapping[str, str]]) -> None:
+        """Call what is pending and what the state holds by its new names."""
+        nodes, keys, joins = (names.get(kind, _NOTHING) for kind in ("nodes", "channels", "joins"))
+        self.tasks = tuple([task._replace(node=nodes.get(task.node, task.node)) for task in self.tasks])
+        self.last_nodes = tuple([nodes.get(node, node) for node in self.last_nodes])
+        self.deferred = [nodes.get(node, node) for node in self.deferred]
+        self.gotos = {task_id: [_aimed(nodes, target) for target in goto] for task_id, goto in self.gotos.items()}
+        seen: dict[str, set[str]] = {}
+        for join, sources in self.joins.items():
+            seen.setdefault(joins.get(join, join), set()).update(nodes.get(source, source) for source in sources)
+        self.joins = {join: sorted(sources) for join, sources in seen.items()}
+        for old, new in keys.items():
+            if old in self.values:
+                self.values.set(new, self.values[old])
+                self.values.drop(old)
+        for task_id, update in self.done.items():
+            if any(key in keys for key, _ in pairs(update)):
+                self.done[task_id] = _folded([{keys.get(key, key): value} for key, value in pairs(update)])
+
+    def _keep(self, keys: Mapping[str, Any]) -> None:
+        for key in self.values.keys() - keys.keys():
+            self.values.drop(key)
+        for task_id, update in self.done.items():
+            if any(key not in keys for key, _ in pairs(update)):
+                self.done[task_id] = _folded([{key: value} for key, value in pairs(update) if key in keys])
+
+    def _note_below(self, row: Any, marks: Sequence[Any]) -> None:
+        known = _noted(row, marks)
+        self.children = {**self.children, row.task: {**self.children.get(row.task, _NOTHING), **known}}
+        kept = {key: child for key, child in known.items() if "/" in key}
+        if kept:
+            self.kept = {**self.kept, **kept}
+            self.pinned = None if self.pinned is None else {**self.pinned, **dict.fromkeys(kept)}
 
     def _task(self, row: Any, body: Body) -> bool:
         if "result" in body:
@@ -174,7 +280,7 @@ class Position:
             self.calls.setdefault(caller, {})[int(number)] = (row.node, body["result"])
             return False
         self.done[row.task] = body.get("update")
-        if row.node.startswith(HANDLER):
+        if row.node.startswith((HANDLER, DEFAULT_HANDLER)):
             self.tasks = tuple([t._replace(node=row.node) if t.id == row.task else t for t in self.tasks])
         if "goto" in body:
             self.gotos[row.task] = body["goto"]
@@ -188,8 +294,6 @@ class Position:
         return changed
 
     def _input(self, row: Any, body: Body) -> bool:
-        for key, value in body.get("starts", _NOTHING).items():
-            self.values.set(key, value)
         self._merge([body.get("update")], body)
         self.last_nodes = (START,)
         self._plan(row, body)
@@ -197,7 +301,7 @@ class Position:
 
     def _update(self, row: Any, body: Body) -> bool:
         changed = self._merge([*_in_order(self.tasks, self.done), body.get("update")], body)
-        self.last_nodes = (row.node,) if row.node else ()
+        self.last_nodes = (row.node,) if row.node else tuple(body.get("nodes", ()))
         paused = self.paused
         self._plan(row, body)
         self.paused = paused  # who paused has looked: an update is why one pauses
@@ -213,6 +317,7 @@ class Position:
         if row.task is None:
             self.paused = True
             return False
+        self.asked.pop(row.task, None)
         self.questions[row.task] = [
             Question(Interrupt(value, name), below) for value, name, below in body["interrupts"]
         ]
@@ -226,7 +331,8 @@ class Position:
                 self.attempts[task.id] = self.attempts.get(task.id, 0) + 1
         self.errors, self.begun = {}, True
         self._answer(body.get("answers"))
-        if row.step != row.parent_step + 1:
+        self._know(body)
+        if row.step != row.parent_step + 1 or "children" in body:
             self._branch(row.step)
         added = body.get("add", ())
         self.tasks += planned(row, added, len(self.tasks)) if added else ()
@@ -249,11 +355,12 @@ class Position:
                 if asked and all(question.interrupt.id in waits for question in asked)
             }
             return
-        for task_id, questions in list(self.questions.items()):
+        for task_id, questions in [*self.questions.items(), *self.asked.items()]:
             given = [(q, answers[q.interrupt.id]) for q in questions if q.interrupt.id in answers]
             if given:
                 self.answers[task_id] = [*self.answers.get(task_id, ()), *given]
-                del self.questions[task_id]
+                self.questions.pop(task_id, None)
+                self.asked.pop(task_id, None)
 
     def _branch(self, step: int) -> None:
         """After going back in time the tasks are new ones: they get ids of their own."""
@@ -263,12 +370,27 @@ class Position:
         self.gotos = {ids[task_id]: goto for task_id, goto in self.gotos.items()}
         self.answers = {ids[task_id]: answers for task_id, answers in self.answers.items()}
         self.questions = {ids[task_id]: questions for task_id, questions in self.questions.items()}
+        self.asked = {ids[task_id]: questions for task_id, questions in self.asked.items()}
         self.calls = {_renamed(ids, caller): calls for caller, calls in self.calls.items()}
+        self.errors = {_renamed(ids, task_id): failure for task_id, failure in self.errors.items()}
+        self.children = {_renamed(ids, caller): children for caller, children in self.children.items()}
         self.attempts = {}
+
+    def _know(self, body: Body) -> None:
+        for task_id, children in body.get("children", _NOTHING).items():
+            self.children = {**self.children, task_id: {**self.children.get(task_id, _NOTHING), **children}}
 
     def _fork(self, row: Any, body: Body) -> bool:
         self.begun = False
+        self._know(body)
+        self._branch(row.step)  # the ids are those of the other thread's steps
         return False
+
+    def forked(self) -> Position:
+        """As a fork of this one would begin."""
+        copy = self.frozen()
+        copy._branch(0)
+        return copy
 
     def _merge(self, updates: Sequence[Update], body: Body) -> bool:
         operations, results = body.get("apply", _NOTHING), body.get("results", _NOTHING)
@@ -299,10 +421,43 @@ class Position:
         self.attempts = {}
         self.questions = {}
         self.answers = {}
+        self.asked = _asked_before(row.step, body["next"])
         self.calls = {}
+        self.children = {}
 
 
-_NOTHING: Mapping[str, Any] = {}
+class Later:
+    """What has become of a barrier's tasks: their results, errors and questions, from rows that came after it."""
+
+    def __init__(self, barrier: Position) -> None:
+        self.done = dict(barrier.done)
+        self.errors = dict(barrier.errors)
+        self.questions = dict(barrier.questions)
+        self.children = dict(barrier.children)
+
+    def note(self, position: Position) -> None:
+        """Add the row that `position` has just applied; not that of the next barrier, which `close` adds."""
+        self.done.update(position.done)
+        self.errors.update(position.errors)
+        self.questions.update(position.questions)
+        self.children.update(position.children)
+
+    def close(self, row: Any, body: Body) -> None:
+        """Add the row of the superstep's last task."""
+        if row.kind == "task":
+            self.done[row.task] = body.get("update")
+            known = _noted(row, body.get("below", ()))
+            if known:
+                self.children[row.task] = {**self.children.get(row.task, _NOTHING), **known}
+
+
+def _noted(row: Any, marks: Sequence[Any]) -> dict[str, Child]:
+    """What a task's row tells of its subgraphs, by their keys."""
+    places = [(place_of(row.thread_id, row.node, row.task, mark[2]), mark) for mark in marks]
+    return {place.key: (mark[2], mark[4], _NOTHING) for place, mark in places}
+
+
+_NOTHING: dict[str, Any] = {}  # never changed
 _APPLY = {
     "input": Position._input,
     "task": Position._task,
@@ -333,13 +488,40 @@ def _planned(thread_id: str, task_id: str, entry: Any) -> Task:
     if isinstance(entry, str):
         return Task(task_id, entry, (branch_to(entry),), MISSING, seed)
     triggers = tuple(entry.get("triggers", ("__send__",)))
-    return Task(task_id, entry["node"], triggers, entry.get("arg", MISSING), seed)
+    arg, seed = entry.get("arg", MISSING), entry.get("seed", seed)
+    return Task(task_id, entry["node"], triggers, arg, seed, entry.get("timeout"))
+
+
+def _asked_before(step: int, entries: Sequence[Any]) -> dict[str, list[Question]]:
+    return {
+        f"{step}.{place}": [Question(Interrupt(None, name), below) for name, below in entry["asked"]]
+        for place, entry in enumerate(entries)
+        if not isinstance(entry, str) and "asked" in entry
+    }
+
+
+def task_of(position: Position, node: str, task_id: str) -> Task:
+    """The task that a row names, as long as its barrier has not been applied."""
+    if "/" in task_id:
+        return Task(task_id, node, ("__call__",))
+    place = task_id.rpartition(".")[2]
+    likely = position.tasks[int(place) : int(place) + 1] if place.isdecimal() else ()
+    known = next((task for tasks in (likely, position.tasks) for task in tasks if task.id == task_id), None)
+    if known is None:
+        return Task(task_id, node, ())
+    return known if known.node == node else known._replace(node=node)  # an error handler stands in for its node
 
 
 def _renamed(ids: Mapping[str, str], task: str) -> str:
     """A task's id, or that of a call below it, with the task's new id."""
     top, slash, rest = task.partition("/")
     return f"{ids[top]}{slash}{rest}"
+
+
+def _aimed(nodes: Mapping[str, str], target: str | Send) -> str | Send:
+    if isinstance(target, Send):
+        return Send(nodes.get(target.node, target.node), target.arg)
+    return nodes.get(target, target)
 
 
 def _in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:
@@ -358,8 +540,16 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
         return None, []
     if type(output) is dict:
         return check_update(graph, f"Node {node!r}", output), []
+    updates, goto = taken_apart(graph, node, output)
+    return checked(graph, node, updates), goto
+
+
+def taken_apart(graph: Graph, node: str, output: Any) -> tuple[list[Mapping[str, Any]], Goto]:
+    """The updates and targets in what a node returned, as they are; raises InvalidUpdateError for what is neither."""
     updates: list[Mapping[str, Any]] = []
     goto: Goto = []
+    if output is None:
+        return updates, goto
     parts = output if isinstance(output, list | tuple) else (output,)
     if parts is output and not any(isinstance(part, Command) for part in parts):
         raise _not_an_update(f"Node {node!r}", output)
@@ -371,11 +561,18 @@ def interpret(graph: Graph, node: str, output: Any) -> tuple[Update, Goto]:
             part = part.update
         if part is not None:
             updates += _mappings(graph, f"Node {node!r}", part)
-    return _folded([check_update(graph, f"Node {node!r}", update) for update in updates]), goto
+    return updates, goto
+
+
+def checked(graph: Graph, node: str, updates: Iterable[Mapping[str, Any]]) -> Update:
+    """A node's updates as its row records them."""
+    return _folded([check_update(graph, f"Node {node!r}", update) for update in updates])
 
 
 def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[str, Any]:
     """A detached copy of an update; raises InvalidUpdateError for a key that is none, or a value of the wrong type."""
+    if graph.managed and not graph.managed.isdisjoint(update):  # given to the node, which gives it back
+        update = {key: value for key, value in update.items() if key not in graph.managed}
     checked = {}
     for key, value in update.items():
         channel = graph.channels.get(key)
@@ -394,8 +591,6 @@ def check_update(graph: Graph, where: str, update: Mapping[str, Any]) -> dict[st
 
 def _prepared(channel: Channel, where: str, value: Any) -> Any:
     assert channel.prepare is not None
-    if type(value) is Overwrite:
-        return detached(value)
     try:
         return channel.prepare(detached(value))
     except ValueError as error:
@@ -413,6 +608,13 @@ def _check_value(graph: Graph, where: str, key: str, value: Any) -> None:
             problem=f"the value for {key!r} does not fit the state's schema: {error}",
             fix="Return a value of the type that the schema names.",
         ) from error
+
+
+def with_pushed(graph: Graph, node: str, pushed: Mapping[tuple[str, str], Any], update: Update) -> Update:
+    """A node's update, with the messages in front that it has written while it ran."""
+    first = [check_update(graph, f"Node {node!r}", {key: message}) for (key, _), message in pushed.items()]
+    rest = update if isinstance(update, list) else [update] if update else []
+    return _folded([*first, *rest])
 
 
 def _mappings(graph: Graph, where: str, value: Any) -> list[Mapping[str, Any]]:
@@ -450,6 +652,50 @@ def _folded(updates: list[dict[str, Any]]) -> Update:
     return merged if len(merged) == sum(map(len, updates)) else updates
 
 
+# --- messages -----------------------------------------------------------------------------------
+
+
+def messages_in(value: Any, chat: bool) -> Iterable[Any]:
+    """The messages in a write. chat: it is to a list of messages, where a dict is one; elsewhere only objects are."""
+    value = value.value if type(value) is Overwrite else value
+    items = value if isinstance(value, list | tuple) else (value,)
+    chat = chat and type(value) is list
+    return [item for item in items if (_is_message(item) or (chat and isinstance(item, dict))) and not is_removal(item)]
+
+
+def _is_message(item: Any) -> bool:
+    """Whether it is an object of langchain-core, without asking its class, which need not be registered here."""
+    fields = item.data if type(item) is Unregistered else getattr(item, "__dict__", None)
+    return isinstance(fields, dict) and "additional_kwargs" in fields and "content" in fields
+
+
+def known_messages(graph: Graph, position: Position, task: Task, update: Update) -> list[str]:
+    """The ids of those messages in an update that the task had been given: returned again, they are no news."""
+    if update is None or (isinstance(update, dict) and all(type(value) in ATOMS for value in update.values())):
+        return []
+    chats = [key for key, channel in graph.channels.items() if channel.operation == "messages"]
+    written = [
+        name for key, value in pairs(update) for m in messages_in(value, key in chats) if (name := id_of(m)) is not None
+    ]
+    if not written:
+        return []
+    places = [position.values.places(key) for key in chats]
+    given = _given_messages(graph, position, task, update)
+    return [name for name in dict.fromkeys(written) if name in given or any(name in known for known in places)]
+
+
+def _given_messages(graph: Graph, position: Position, task: Task, update: Update) -> set[str | None]:
+    """Ids of messages outside of the lists of messages. Looks into no list that is longer than what is written."""
+    looked = []
+    replaced = {key for key, _ in pairs(update) if graph.channels[key].reducer is None}
+    for key, value in position.values.items():
+        if key in replaced or not isinstance(value, list | tuple):
+            looked.append(value)
+    if task.arg is not MISSING:
+        looked += task.arg.values() if isinstance(task.arg, dict) else [task.arg]
+    return {id_of(message) for value in looked for message in messages_in(value, True)} - {None}
+
+
 # --- where to go ------------------------------------------------------------------------------
 
 
@@ -466,7 +712,17 @@ def check_targets(graph: Graph, source: str, targets: Sequence[Any]) -> Goto:
             raise _no_target(graph, source, "a Send cannot go to END")
         if not isinstance(name, str) or (name != END and (name not in graph.nodes or name == START)):
             raise _no_target(graph, source, f"there is no node {name!r}")
-    return [Send(t.node, detached(t.arg)) if isinstance(t, Send) else t for t in targets if t != END]
+        if isinstance(target, Send) and target.timeout is not None and not is_coroutine(graph.nodes[name].call):
+            raise RoutingError(
+                node=source,
+                problem=f"a Send to {name!r} has a timeout, but that node is no async function",
+                fix="A running plain function cannot be stopped: make it async, or leave the timeout out.",
+            )
+    return [_detached(target) if isinstance(target, Send) else target for target in targets if target != END]
+
+
+def _detached(send: Send) -> Send:
+    return Send(send.node, detached(send.arg), timeout=send.timeout)
 
 
 def _no_target(graph: Graph, source: str, problem: str) -> RoutingError:
@@ -631,7 +887,7 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
     sends: list[Send] = []
     joins = {name: set(seen) for name, seen in position.joins.items()} if position.joins else {}
     for name, goto in finished:
-        node = _node(graph, position, name)
+        node = graph.nodes[name]
         for target in (*node.successors, *goto):
             if isinstance(target, Send):
                 sends.append(target)
@@ -639,28 +895,16 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
                 _add(triggers, target, _BRANCH)
         for join in node.joins:
             joins.setdefault(join.name, set()).add(name)
-    if joins and (waiting := _release_joins(graph, joins, triggers)):
-        body["joins"] = waiting
+    complete = _complete_joins(graph, joins, triggers) if joins else {}
     if deferred := _hold_deferred(graph, position.deferred, triggers, bool(sends)):
         body["deferred"] = deferred
+    # a complete join whose target is held back stays complete: sources that come again count for nothing
+    waiting = {name: sorted(seen) for name, seen in joins.items() if complete.get(name, name) not in triggers}
+    if waiting:
+        body["joins"] = waiting
     body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
     if sends:
-        body["next"] += [{"node": send.node, "arg": send.arg} for send in sends]
-
-
-def _node(graph: Graph, position: Position, name: str) -> Node:
-    if name in graph.nodes:
-        return graph.nodes[name]
-    raise gone(position.thread_id, name, graph)
-
-
-def gone(thread_id: str, name: str, graph: Graph) -> ChangedGraphError:
-    return ChangedGraphError(
-        thread_id=thread_id,
-        problem=f"it needs the node {name!r}, which the graph {graph.name!r} does not have (any more)",
-        fix=f"Compile with that node again, or move the thread on with update_state(config, values, as_node=...). "
-        f"The graph has: {', '.join(sorted(set(graph.nodes) - {START}))}",
-    )
+        body["next"] += [_sent(send) for send in sends]
 
 
 def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
@@ -669,24 +913,23 @@ def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
         seen.append(trigger)
 
 
-def _release_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, list[str]]:
-    """Trigger the targets of complete joins; what the others have seen so far."""
+def _complete_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, str]:
+    """Trigger the targets of complete joins: {join: target}. Forgets joins that the drawing has lost."""
     joins = {join.name: join for node in graph.nodes.values() for join in node.joins}
-    waiting = {}
-    for name, sources in seen.items():
+    complete = {}
+    for name in list(seen):
         join = joins.get(name)
         if join is None:
-            continue  # the drawing has lost this join: nothing waits for it
-        if sources >= join.sources:
+            del seen[name]  # nothing waits for it
+        elif seen[name] >= join.sources:
             _add(triggers, join.target, name)
-        else:
-            waiting[name] = sorted(sources)
-    return waiting
+            complete[name] = join.target
+    return complete
 
 
 def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, list[str]], sends: bool) -> list[str]:
     """Take deferred nodes out of `triggers` while anything else is to run; put all back when nothing is."""
-    held = [name for name in triggers if name in graph.nodes and graph.nodes[name].defer]
+    held = [name for name in triggers if graph.nodes[name].defer]
     if not held and not deferred:
         return []
     waiting = sorted({*deferred, *held})
@@ -702,6 +945,11 @@ def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, li
 _BRANCH = "branch"  # a plain edge, a router or a Command, among the triggers of a node; else the name of a join
 
 
+def _sent(send: Send) -> dict[str, Any]:
+    entry = {"node": send.node, "arg": send.arg}
+    return entry if send.timeout is None else {**entry, "timeout": send.timeout}
+
+
 def _entry(name: str, triggers: list[str]) -> Any:
     if triggers == [_BRANCH]:
         return name
@@ -713,14 +961,19 @@ def branch_to(name: str) -> str:
     return f"branch:to:{name}"
 
 
-def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> Body:
-    """The body of an accepted input: it starts a new run on the thread's state, and what was pending is dropped."""
-    body: Body = {"update": update}
-    starts = {
+def starts_of(graph: Graph, position: Position) -> dict[str, Any]:
+    """What reducers start from, for channels that have no value yet."""
+    return {
         name: channel.initial()
         for name, channel in graph.channels.items()
         if channel.initial is not None and name not in position.values
     }
+
+
+def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> Body:
+    """The body of an accepted input: it starts a new run on the thread's state, and what was pending is dropped."""
+    body: Body = {"update": update}
+    starts = starts_of(graph, position)
     values = Values({**position.values, **starts}) if starts else position.values
     if starts:
         body["starts"] = starts
@@ -731,20 +984,79 @@ def input_body(graph: Graph, position: Position, update: Update, goto: Goto) -> 
     return body
 
 
-def update_body(graph: Graph, position: Position, update: Update, goto: Goto, as_node: str) -> Body:
-    """The body of `update_state`: as if `as_node` had returned this update, after the siblings that have finished."""
-    body: Body = {"update": update}
-    updates = [*_in_order(position.tasks, position.done), update]
-    reduce_into(graph, position.values, updates, body)
-    dropped = [task for task in position.pending if task.node != as_node]
+def update_body(graph: Graph, position: Position, updates: Sequence[Given], task: str | None = None) -> Body:
+    """The body of `update_state`: as if these nodes had returned these updates, after the siblings that have
+    finished. `task` is the one whose place the update takes, if the caller has named it."""
+    body: Body = {"update": updates[0].update if len(updates) == 1 else _folded([*_each(updates)])}
+    if len(updates) > 1:
+        body["nodes"] = [given.node for given in updates]
+        _check_together(graph, updates)
+    reduce_into(graph, position.values, [*_in_order(position.tasks, position.done), body["update"]], body)
+    nodes = {given.node for given in updates}
+    dropped = [t.node for t in position.pending if (t.id != task if task else t.node not in nodes)]
+    dropped += _forget_gone(graph, position)
     if dropped:
-        body["dropped"] = [task.node for task in dropped]
-    finished = [(t.node, position.gotos.get(t.id, [])) for t in position.tasks if t.id in position.done]
-    if as_node == END:
+        body["dropped"] = dropped
+    ended = [task for task in position.tasks if task.id in position.done and task.node in graph.nodes]
+    finished = [(task.node, position.gotos.get(task.id, [])) for task in ended]
+    if nodes == {END}:
         body["next"] = []
-    else:
-        plan_into(graph, position, [*finished, (as_node, goto)], body)
+        return body
+    plan_into(graph, position, [*finished, *((given.node, given.goto) for given in updates)], body)
+    _keep_questions(position, body["next"])
     return body
+
+
+def _each(updates: Sequence[Given]) -> Iterable[dict[str, Any]]:
+    for given in updates:
+        yield from given.update if isinstance(given.update, list) else [given.update or {}]
+
+
+def _check_together(graph: Graph, updates: Sequence[Given]) -> None:
+    """Updates of one superstep: a key without a reducer takes one write."""
+    by: dict[str, list[tuple[str, Any]]] = {}
+    for given in updates:
+        for key, write in pairs(given.update):
+            by.setdefault(key, []).append((given.node, write))
+    for key, writes in by.items():
+        if len(writes) > 1 and _once(graph, key, [write for _, write in writes]):
+            raise _conflict(graph, key, writes[1][0], writes[0][0])
+
+
+def _keep_questions(position: Position, entries: list[Any]) -> None:
+    """A task that has asked, and is planned once more by an update, asks under the same names: an answer may be
+    given right after the update. Not if it has answers already: what they answered may have changed."""
+    left = [t for t in position.pending if t.id in position.questions and t.id not in position.answers]
+    waits = position.waits
+    for place, entry in enumerate(entries):
+        name = entry if isinstance(entry, str) else entry["node"]
+        before = next((t for t in left if t.node == name), None)
+        if before is None:
+            continue
+        left.remove(before)
+        asked = [[q.interrupt.id, q.below] for q in position.questions[before.id] if q.interrupt.id not in waits]
+        plain = {"node": entry, "triggers": [f"branch:to:{entry}"]} if isinstance(entry, str) else entry
+        entries[place] = {**plain, "seed": before.seed, "asked": asked}
+
+
+def _forget_gone(graph: Graph, position: Position) -> list[str]:
+    """Take out what was to run later and the graph does not have any more; its names."""
+    known = {join.name for node in graph.nodes.values() for join in node.joins}
+    targets = [_name_of(target) for goto in position.gotos.values() for target in goto]
+    gone = [name for name in (*targets, *position.deferred) if name not in graph.nodes]
+    gone += [join for join in position.joins if join not in known]
+    if gone:
+        position.gotos = {
+            task_id: [target for target in goto if _name_of(target) in graph.nodes]
+            for task_id, goto in position.gotos.items()
+        }
+        position.deferred = [name for name in position.deferred if name in graph.nodes]
+        position.joins = {name: seen for name, seen in position.joins.items() if name in known}
+    return gone
+
+
+def _name_of(target: str | Send) -> str:
+    return target.node if isinstance(target, Send) else target
 
 
 def _drop_into(position: Position, body: Body) -> None:
@@ -762,7 +1074,7 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
             fix=f"Give a dict with keys of the input schema: {', '.join(graph.input.keys)}",
         )
     for key in update:
-        if key not in graph.input.channels:
+        if key not in graph.input.channels and key not in graph.managed:
             raise InvalidUpdateError(
                 where="The input",
                 problem=f"it has the unknown key {key!r}",
@@ -773,6 +1085,12 @@ def accept_input(graph: Graph, value: Any) -> dict[str, Any]:
 
 def command_body(graph: Graph, position: Position, command: Command[Any]) -> Body:
     """The body of a resume row for a Command as an input: an answer, an update, more tasks."""
+    if command.graph is not None:
+        raise InvalidUpdateError(
+            where="The input",
+            problem=f"a Command for the graph {command.graph!r} has none above it to go to",
+            fix="Leave graph= out: as an input a Command is for the thread that it is given to",
+        )
     body: Body = {}
     if command.resume is not None:
         body["answers"] = _answers(position, command.resume)
@@ -782,13 +1100,14 @@ def command_body(graph: Graph, position: Position, command: Command[Any]) -> Bod
         reduce_into(graph, position.values, [update], body)
     targets = check_targets(graph, "Command.goto", _targets(command.goto))
     if targets:
-        body["add"] = [{"node": t.node, "arg": t.arg} if isinstance(t, Send) else t for t in targets]
+        body["add"] = [_sent(target) if isinstance(target, Send) else target for target in targets]
     return body
 
 
 def _answers(position: Position, resume: Any) -> dict[str, Any]:
     """{interrupt id: answer}; raises UnknownInterruptError for an answer that fits no open question, or several."""
-    asked = [question.interrupt for questions in position.questions.values() for question in questions]
+    ahead = [questions for task_id, questions in position.asked.items() if task_id not in position.done]
+    asked = [question.interrupt for questions in [*position.questions.values(), *ahead] for question in questions]
     asked = [interrupt for interrupt in asked if not isinstance(interrupt.value, Wait)]
     ids = [interrupt.id for interrupt in asked]
     if isinstance(resume, dict) and resume and all(_is_interrupt_id(key) for key in resume):
@@ -816,6 +1135,4 @@ def _no_question(position: Position, problem: str, asked: Sequence[Interrupt]) -
 
 def accept_update(graph: Graph, value: Any) -> Update:
     """The update that was given to update_state; raises InvalidUpdateError for what is none."""
-    if value is None:
-        return None
-    return _given(graph, "update_state", value)
+    return None if value is None else _given(graph, "update_state", value)

@@ -4,7 +4,7 @@
     updates       {node: update}
     values        the state, if it changed
     custom                                                                      its data
-    messages      messages written, with metadata
+    messages      messages written, with metadata      (a part of a message that is still being made)
     tasks         the result or the error              the input
     checkpoints   a barrier's state, as get_state
     debug         tasks and checkpoints, in wrappers   the same
@@ -16,39 +16,47 @@ Everything shown is a copy: what a consumer does to it changes nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from durable_graph.core.channels import MISSING, detached, is_removal
-from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown
+from durable_graph.core.channels import MISSING, detached
+from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown, Token
 from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
-from durable_graph.core.planner import Position, Update, pairs
+from durable_graph.core.planner import Later, Position, Update, messages_in, pairs
+from durable_graph.core.tokens import id_of
 from durable_graph.errors import ArgumentError
 
 RETURN = "__return__"
 INTERRUPT = "__interrupt__"
+METADATA = "__metadata__"  # LangGraph's: beside the node's name, in what did not come from a call of the node
+NAMESPACE = "langgraph_checkpoint_ns"  # in a message's metadata: the way down to its task
 SOURCES = {"input": "input", "update": "update", "fork": "fork"}  # metadata["source"]; else "loop"
 
 
 class View:
     """How a thread is shown: which keys count as its output, and what a node's input is."""
 
+    shows_input = True  # an accepted input changes what is seen as the state
+
     def __init__(
         self,
-        output: Sequence[str] | None = None,
+        keys: Sequence[str] = (),
         inputs: Callable[[Task, Mapping[str, Any]], Any] | None = None,
         messages: frozenset[str] = frozenset({"messages"}),
+        output: Sequence[str] | None = None,
     ) -> None:
         self.messages = messages  # keys that hold lists of messages
-        self._output = output  # None: all keys, for readers without the application's graph
+        self._keys = keys  # that come first, in this order
+        self._output = output  # None: all keys, also those that only an older graph had
         self._inputs = inputs
 
     def only(self, keys: str | Sequence[str]) -> View:
         """The same, showing fewer keys."""
-        return type(self)((keys,) if isinstance(keys, str) else tuple(keys), self._inputs, self.messages)
+        output = (keys,) if isinstance(keys, str) else tuple(keys)
+        return type(self)(self._keys, self._inputs, self.messages, output)
 
     def values(self, position: Position) -> dict[str, Any]:
         values = position.values
-        keys = values if self._output is None else self._output
+        keys = dict.fromkeys((*self._keys, *values)) if self._output is None else self._output
         return {key: detached(values[key]) for key in keys if key in values}
 
     def update(self, update: Update) -> Any:
@@ -59,6 +67,17 @@ class View:
             return None
         keep = self._output
         return {k: detached(v) for k, v in update.items() if keep is None or k in keep} or None
+
+    def result(self, update: Update) -> dict[str, Any]:
+        """In LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
+        writes: dict[str, list[Any]] = {}
+        for key, value in pairs(self.update(update)):
+            writes.setdefault(key, []).append(value)
+        return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
+
+    def written(self, update: Update) -> Iterable[tuple[str, Any]]:
+        """An update's writes in which messages are looked for."""
+        return pairs(update)
 
     def input(self, task: Task, position: Position) -> Any:
         if task.arg is not MISSING:
@@ -71,12 +90,12 @@ class View:
 # --- snapshots --------------------------------------------------------------------------------
 
 
-def config_of(thread_id: str, step: int) -> dict[str, Any]:
+def config_of(thread_id: str, step: int, ns: Sequence[str] = ()) -> dict[str, Any]:
     """The config that names this step: give it to stream, get_state, fork ..."""
     return {
         "configurable": {
             "thread_id": thread_id,
-            "checkpoint_ns": "",
+            "checkpoint_ns": "|".join(ns),
             "checkpoint_id": str(step),
             "step": step,
         }
@@ -96,17 +115,33 @@ def metadata_of(position: Position) -> dict[str, Any]:
     }
 
 
-def snapshot_of(view: View, position: Position) -> StateSnapshot:
-    parent = position.parent
+class Address(NamedTuple):
+    """By which names a thread is asked for: its own or, for a subgraph's run, those of the thread above all."""
+
+    thread_id: str
+    root: str
+    ns: tuple[str, ...] = ()
+    parents: Mapping[str, str] = {}  # the step of the graph above that planned its task, by that graph's namespace
+
+    def config(self, thread_id: str, step: int) -> dict[str, Any]:
+        return config_of(self.root, step, self.ns) if thread_id == self.thread_id else config_of(thread_id, step)
+
+
+def snapshot_of(
+    view: View, position: Position, address: Address | None = None, later: Later | None = None
+) -> StateSnapshot:
+    """`later`: what has become of the tasks since."""
+    address = address or Address(position.thread_id, position.thread_id)
+    tasks = tuple([_task_of(view, position, task, later) for task in position.tasks])
     return StateSnapshot(
         view.values(position),
         position.next,
-        config_of(position.thread_id, position.step),
-        metadata_of(position),
+        address.config(position.thread_id, position.step),
+        {**metadata_of(position), "parents": dict(address.parents)},
         position.created_at,
-        config_of(*parent) if parent is not None else None,
-        tuple([_task_of(view, position, task) for task in position.tasks]),
-        open_interrupts(position),
+        address.config(*position.parent) if position.parent is not None else None,
+        tasks,
+        tuple([interrupt for task in tasks for interrupt in task.interrupts]),
     )
 
 
@@ -115,17 +150,18 @@ def open_interrupts(position: Position) -> tuple[Interrupt, ...]:
     return tuple([found for task in position.tasks for found in _asked(position, task)])
 
 
-def _asked(position: Position, task: Task) -> tuple[Interrupt, ...]:
+def _asked(position: Position | Later, task: Task) -> tuple[Interrupt, ...]:
     questions = position.questions.get(task.id, ())
     return tuple([Interrupt(detached(q.interrupt.value), q.interrupt.id) for q in questions])
 
 
-def _task_of(view: View, position: Position, task: Task) -> PregelTask:
-    failure = position.errors.get(task.id)
+def _task_of(view: View, position: Position, task: Task, later: Later | None = None) -> PregelTask:
+    found = position if later is None else later
+    failure = found.errors.get(task.id)
     error = f"{failure.type}: {failure.message}" if failure else None
-    result = view.update(position.done[task.id]) or {} if task.id in position.done else None
+    result = view.update(found.done[task.id]) or {} if task.id in found.done else None
     place = int(task.id.rpartition(".")[2])
-    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(position, task), None, result)
+    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(found, task), None, result)
 
 
 def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
@@ -139,15 +175,21 @@ def _updates(view: View, it: Emission) -> Iterator[Any]:
     if not isinstance(it, Recorded):
         return
     if "result" in it.body:
-        yield {it.row.node: detached(it.body["result"])}
+        yield {it.row.node: detached(it.body["result"]), **_remark(it)}
     elif it.row.kind == "task":
-        yield {it.row.node: view.update(it.body.get("update"))}
+        yield {it.row.node: view.update(it.body.get("update")), **_remark(it)}
     elif it.row.kind == "interrupt":
         yield {INTERRUPT: interrupts_of(it)}
 
 
+def _remark(it: Recorded) -> dict[str, Any]:
+    return {METADATA: {"cached": True}} if "cached" in it.body else {}
+
+
 def _values(view: View, it: Emission) -> Iterator[Any]:
     if not isinstance(it, Recorded):
+        return
+    if it.row.kind == "input" and not view.shows_input:
         return
     if it.changed or it.row.kind == "resume":
         yield view.values(it.position)
@@ -182,17 +224,10 @@ def _tasks(view: View, it: Emission) -> Iterator[Any]:
             "error": f"{error['type']}: {error['message']}" if error else None,
             "result": {RETURN: detached(it.body["result"])}
             if "result" in it.body
-            else _result(view, it.body.get("update")),
+            else view.result(it.body.get("update")),
             "interrupts": [_shown(found) for found in interrupts_of(it)] if "interrupts" in it.body else [],
+            **_remark(it),
         }
-
-
-def _result(view: View, update: Update) -> dict[str, Any]:
-    """LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
-    writes: dict[str, list[Any]] = {}
-    for key, value in pairs(view.update(update)):
-        writes.setdefault(key, []).append(value)
-    return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
 
 
 def _checkpoints(view: View, it: Emission) -> Iterator[Any]:
@@ -247,6 +282,8 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
     )
     if "interrupts" in it.body:
         metadata["interrupts"] = interrupts_of(it)
+    if "cached" in it.body:
+        metadata["cached"] = True
     if "error" in it.body:
         metadata["error"] = dict(it.body["error"])
     return StreamEvent(
@@ -264,18 +301,50 @@ def event_of(view: View, it: Recorded) -> StreamEvent:
 
 
 def _messages(view: View, it: Emission) -> Iterator[Any]:
-    """Each message that a node has written to a list of messages, as LangGraph's (message, metadata)."""
-    if not isinstance(it, Recorded) or it.row.kind != "task" or "result" in it.body:
-        return
-    metadata = {
-        "langgraph_node": it.row.node,
-        "langgraph_step": it.row.superstep,
-        "thread_id": it.row.thread_id,
-        "step": it.row.step,
+    """LangGraph's (message, metadata): each part as it came, and of what a node wrote the messages that are news."""
+    if isinstance(it, Token):
+        metadata = task_metadata(_run_metadata(it.position), it.position.thread_id, it.position.superstep + 1, it.task)
+        yield detached(it.message), detached({**metadata, **it.extra})
+    elif isinstance(it, Recorded) and it.task is not None and it.row.kind == "task":
+        row = it.row
+        metadata = task_metadata(_run_metadata(it.position), row.thread_id, row.superstep, it.task)
+        seen = set(it.body.get("seen", ()))
+        for message in _written(view, it.body):
+            name = id_of(message)
+            if name not in seen:
+                yield detached(message), detached({**metadata, "step": row.step})
+            seen |= {name} - {None}
+
+
+def _run_metadata(position: Position) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = position.run.get("metadata", {})
+    return found
+
+
+def _written(view: View, body: Mapping[str, Any]) -> Iterator[Any]:
+    if "result" in body:  # of a @task
+        result = body["result"]
+        for value in result.values() if isinstance(result, dict) else (result,):
+            yield from messages_in(value, False)
+    for key, value in view.written(body.get("update")):
+        yield from messages_in(value, key in view.messages)
+
+
+PLACE = frozenset({"thread_id", "langgraph_step", "langgraph_node", "langgraph_triggers", "langgraph_path", NAMESPACE})
+
+
+def task_metadata(metadata: Mapping[str, Any], thread_id: str, superstep: int, task: Task) -> dict[str, Any]:
+    """LangGraph's names for where a task is, for messages and for what chat models tell their callbacks."""
+    place = int(task.id.rpartition(".")[2].rpartition("/")[2]) if task.arg is not MISSING or "/" in task.id else None
+    return {
+        **metadata,
+        "thread_id": thread_id,
+        "langgraph_step": superstep,
+        "langgraph_node": task.node,
+        "langgraph_triggers": task.triggers,
+        "langgraph_path": ("__pregel_pull", task.node) if place is None else ("__pregel_push", place, "/" in task.id),
+        NAMESPACE: f"{task.node}:{task.id}",
     }
-    for key, value in pairs(it.body.get("update")):
-        if key in view.messages and isinstance(value, list):
-            yield from ((detached(message), dict(metadata)) for message in value if not is_removal(message))
 
 
 # in the order in which one row's chunks are shown
@@ -290,7 +359,13 @@ MODES: dict[str, Callable[[View, Emission], Iterator[Any]]] = {
     "events": _events,
 }
 
+SPOKEN = frozenset({"custom", "messages"})  # modes that show what a node says while it runs
 ANNOUNCED = frozenset({"tasks", "debug"})  # modes that show tasks before they run
+
+
+def _callers(ns: tuple[str, ...]) -> tuple[str, ...]:
+    """A subgraph's namespace without the number of the call."""
+    return ns[:-1] if len(ns) > 1 and ns[-1].isdigit() else ns
 
 
 def check_modes(modes: str | Sequence[str]) -> tuple[str, ...]:
@@ -322,6 +397,7 @@ class Shaper:
         if version not in ("v1", "v2"):
             raise ArgumentError(argument="version", problem=f"there is no version {version!r}", fix='Use "v1" or "v2"')
         self._version = version
+        self._below: dict[tuple[str, ...], set[Any]] = {}  # ids of messages shown in unfinished subgraphs
 
     def show(self, view: View, ns: tuple[str, ...], it: Emission) -> Iterable[Any]:
         if not self.modes or (ns and not self.subgraphs):
@@ -330,7 +406,28 @@ class Shaper:
             return list(it.chunks)
         if self._bare is not None:
             return self._bare(view, it)
-        return [self._shape(ns, mode, chunk) for mode in self.modes for chunk in MODES[mode](view, it)]
+        return [self._shape(ns, mode, chunk) for mode in self.modes for chunk in self._chunks(mode, view, ns, it)]
+
+    def _chunks(self, mode: str, view: View, ns: tuple[str, ...], it: Emission) -> Iterable[Any]:
+        chunks = MODES[mode](view, it)
+        return self._news(ns, it, list(chunks)) if mode == "messages" and self.subgraphs else chunks
+
+    def _news(self, ns: tuple[str, ...], it: Emission, chunks: list[Any]) -> list[Any]:
+        """Messages with the whole way down; and what a subgraph has shown, the node that it ran in does not repeat."""
+        for _, metadata in chunks:
+            metadata[NAMESPACE] = "|".join((*ns, metadata[NAMESPACE]))
+        if not isinstance(it, Recorded) or it.task is None:
+            return chunks
+        node, task, own = it.row.node, it.task.id, self._below
+        places = (f"{node}:{task}", f"{node}", f":{task}")  # of its subgraphs, kept ones, and of @tasks it called
+        below = set().union(*(own.pop((*ns, place), ()) for place in places))
+        news = [chunk for chunk in chunks if id_of(chunk[0]) not in below]
+        caller, call, _ = task.partition("/")
+        holder = (*ns, f":{caller}") if call else _callers(ns)
+        if holder:
+            told = {id_of(message) for message, _ in news} - {None}
+            own.setdefault(holder, set()).update(below, told, it.body.get("seen", ()))
+        return news
 
     def _shape(self, ns: tuple[str, ...], mode: str, chunk: Any) -> Any:
         if self._version == "v2":

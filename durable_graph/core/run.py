@@ -12,17 +12,36 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
+from durable_graph.core.address import above_of
+from durable_graph.core.caching import Caching, Memo, node_namespace, task_namespace
 from durable_graph.core.chain import NO_PARENT, row_hash
-from durable_graph.core.channels import detached
+from durable_graph.core.changes import (
+    Finder,
+    check_keys,
+    check_pending,
+    check_reducers,
+    check_registered,
+    drawing_of,
+    first_names,
+    is_new,
+    migrated,
+    refused_migration,
+    renames,
+    unregistered,
+    written,
+)
+from durable_graph.core.channels import Values, detached
 from durable_graph.core.effects import (
     Ask,
     Begun,
     Cancel,
     Effect,
+    Emission,
     Emit,
     Finished,
     Job,
@@ -31,31 +50,39 @@ from durable_graph.core.effects import (
     Recorded,
     Relayed,
     Rest,
+    Said,
     Save,
     Sent,
     Shown,
     Spawned,
     Start,
+    Token,
 )
-from durable_graph.core.history import Decoder, load, pack
-from durable_graph.core.job import run_call, run_entry, run_node
-from durable_graph.core.model import END, START, Command, Graph, NodeError, Task, Wait
+from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
+from durable_graph.core.job import run_call, run_entry, run_migration, run_node
+from durable_graph.core.model import END, START, CachePolicy, Command, Graph, NodeError, StateUpdate, Task, Wait
 from durable_graph.core.planner import (
     Body,
+    Child,
+    Given,
     Position,
     Update,
     accept_input,
     accept_update,
     command_body,
-    gone,
     input_body,
+    known_messages,
     parent_body,
+    starts_of,
     task_body,
     update_body,
 )
+from durable_graph.core.projection import NAMESPACE, task_metadata
 from durable_graph.core.runtime import Runtime
-from durable_graph.core.times import iso
+from durable_graph.core.times import iso, seconds
+from durable_graph.core.tokens import Tokens, id_of
 from durable_graph.errors import (
+    ArgumentError,
     CallError,
     ChangedGraphError,
     CheckpointNotFoundError,
@@ -74,7 +101,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
-from durable_graph.store import Claim, Row, Thread, Transaction
+from durable_graph.store import Claim, Entry, Row, Signal, Thread, Transaction
 
 BUSY_PAUSES = (0.05, 1.0)  # seconds between two looks at a thread that is busy: at first, and at most
 SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
@@ -82,8 +109,18 @@ SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a
 Effects = Generator[Effect, Any, None]
 
 
-class Codec(Decoder, Protocol):
-    def encode(self, value: Any) -> bytes: ...
+# A node's config and what takes messages said in it -> the config as libraries complete it, and context variables.
+Surround = Callable[[dict[str, Any], Any], tuple[dict[str, Any], Sequence[tuple[ContextVar[Any], Any]]]]
+
+
+class Watch(Decoder, Protocol):
+    met: set[str]
+
+
+class Codec(Decoder, Finder, Protocol):
+    def encode(self, value: Any, path: str = ...) -> bytes: ...
+
+    def watching(self) -> Watch: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +131,7 @@ class Call:
     run_id: str
     input: Any = None  # None: continue
     step: int | None = None  # go on from this step instead of the newest
-    updates: bool = False  # this is update_state: `input` is the update, and nothing runs
-    as_node: str | None = None  # for update_state: the node that made it; None: the one that ran last
+    updates: Sequence[StateUpdate] = ()  # this is update_state: nothing runs
     config: Mapping[str, Any] = field(default_factory=dict)  # as nodes see it
     recorded: Mapping[str, Any] = field(default_factory=dict)  # of the config, what the run's first row keeps
     context: Any = None
@@ -106,7 +142,13 @@ class Call:
     task: str = ""  # of a subgraph's run: the task above that it runs in, as "<thread>/<task>"
     parent: tuple[str, int] | None = None  # that thread and its step
     answers: Mapping[str, Any] = field(default_factory=dict)  # given above; those to its own questions count
+    origin: Child | None = None  # of a subgraph's run: where it goes on from, if it has no thread of its own yet
+    base: Child | None = None  # and where a new input is put on, if it goes on from run to run
+    root: str = ""  # for a call that is addressed to a subgraph: the thread above all
+    inside: tuple[str, ...] = ()  # and the namespace below it; `step` is one of the subgraph's
+    caching: Caching | None = None  # for nodes with a cache policy
     link: Any = None  # for subgraphs of this run: see session.Link
+    surround: Surround | None = None  # puts what libraries look for around each node
     now: Callable[[], float] = lambda: 0.0  # for nodes that sleep
     owner: str = ""  # of the lease
     alive: Callable[[str], bool] = lambda owner: True  # does that owner still run?
@@ -123,12 +165,22 @@ class Run:
         self.codec = codec
         self.key = key
         self.call = call
-        self.position = Position(call.thread_id)
-        self.epoch = 0
-        self.leased = False
+        self._forget()
         self.stopped = False  # the consumer has gone
+        self.remaining = call.recursion_limit  # supersteps, after the one at hand
         self.recovered = False  # it went on, or was put right
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
+        self.fresh: list[Entry] = []  # for the cache, of rows that are or will be durable
+
+    def _forget(self) -> None:
+        """Know nothing of the thread: it has not been read, or was busy and may have changed since."""
+        self.position = Position(self.call.thread_id)
+        self.epoch = 0
+        self.leased = False
+        self.children: Mapping[str, Any] = {}  # where subgraphs are to go on from, for a call addressed to one
+        self._task = ""  # of the graph above, if it is not the one at hand: for a run that begins as a fork
+        self._goes_on = False  # as a subgraph: with a run that was begun elsewhere
+        self.strange = False  # the rows that were read hold values of types that are not registered
 
     def steps(self) -> Effects:
         """The whole run. Raises what a node raised, after its siblings have been recorded and the lease given back."""
@@ -160,41 +212,52 @@ class Run:
                     raise
             yield Rest(min(pause, until - now))
             pause = min(2 * pause, most)
-            self.__init__(self.graph, self.codec, self.key, self.call)  # type: ignore[misc]  # what was read is old
+            self._forget()
 
     def _enter(self) -> Effects:
         now = yield Now()
         thread = None
         taken: Sequence[str] = ()
         if self.codec is not None:
-            thread = yield from self._load(iso(now))
+            thread = yield from self._load(now)
         if self.call.recovers:
             if not self._is_abandoned(thread) or not self._was_cut_off():
                 self.stopped = True
                 self.recovered = self._is_abandoned(thread) and (yield from self._put_right(thread, now))
                 return
-            self._check_nodes(self.position.runnable)
-            kind, node, body = "resume", None, Body(answers={})  # who has asked does not ask again
+            kind, node = "resume", None
+            change = yield from self._settled(kind)
+            body = Body(answers={})  # who has asked does not ask again
         elif self._was_here():
-            if not self.position.tasks:
+            if not self.position.tasks and not is_new(self.graph, self.position):
                 return  # this subgraph's run had ended before its node did
-            kind, node, body = "resume", None, self._answered_above()
+            kind, node = "resume", None
+            change = yield from self._settled(kind)
+            body = self._answered_above()
         elif self.call.updates:
-            kind, node = "update", self._updating_node()
-            body = yield from self._updated(node)
+            kind = "update"
+            change = yield from self._settled(kind)
+            node, body = yield from self._updated()
         elif isinstance(self.call.input, Command):
             self._check_exists()
-            kind, node, body = "resume", None, command_body(self.graph, self.position, self.call.input)
+            kind, node = "resume", None
+            change = yield from self._settled(kind)
+            body = command_body(self.graph, self.position, self.call.input)
         elif self.call.input is None:
             self._check_continuable()
             kind, node, body = "resume", None, Body()
             answers, taken = yield from self._due(thread, now)
             if answers:
                 body["answers"] = answers
+            change = yield from self._settled(kind)
         else:
+            self._check_outside()
             kind, node = "input", None
+            change = yield from self._settled(kind)
             body = yield from self._accepted()
-        body["run"] = dict(self.call.recorded)
+        body = {**change, **body, "run": self._run_of(kind)}
+        if kind == "resume" and self.children:
+            body["children"] = self.children
         parent = self.position.step
         if self.codec is not None:
             self.position.step = self.position.tail  # after going back in time the row goes to the end of the log
@@ -206,20 +269,134 @@ class Run:
             raise
         self.recovered = self.call.recovers
 
-    def _load(self, now: str) -> Generator[Effect, Any, Thread | None]:
+    def _run_of(self, kind: str) -> dict[str, Any]:
+        """What the first row keeps of the run. Who goes on with a subgraph's run from outside leaves it that of
+        its task."""
+        task = self._task or (self.position.run.get("task") if kind != "input" else None)
+        return {**({"task": task} if task else {}), **self.call.recorded}
+
+    def _load(self, now: float) -> Generator[Effect, Any, Thread | None]:
         call, codec = self.call, self.codec
         assert codec is not None
 
         thread: Thread | None = yield Ask(lambda store: store.thread(call.thread_id))
         if thread is not None:
-            self._check_free(thread, now)
+            self._check_free(thread, iso(now))
             self.epoch = thread.epoch
-        position = yield Ask(lambda store: load(store, codec, call.thread_id, call.step))
+        step, origin = yield from self._way()
+        watch = codec.watching()
+        position: Position | None = yield Ask(lambda store: load(store, watch, call.thread_id, step))
+        if call.task and (position is None or position.run.get("task") != call.task):
+            origin = call.origin or call.base
+        if origin is not None:
+            return (yield from self._go_on_from(origin, position, thread, now))
         if position is not None:
-            self.position = position
+            self.position, self.strange = position, bool(watch.met)
+        elif call.inside:
+            raise ThreadNotFoundError(thread_id=call.thread_id, store=(yield Ask(lambda store: store.name)))
         elif call.step is not None:
-            raise CheckpointNotFoundError(thread_id=call.thread_id, step=call.step, have="the thread does not exist")
+            raise CheckpointNotFoundError(thread_id=call.thread_id, step=step, have="the thread does not exist")
         return thread
+
+    def _way(self) -> Generator[Effect, Any, tuple[int | None, Child | None]]:
+        """Which step this thread goes on from; for a call that is addressed to a subgraph where that is."""
+        call, codec = self.call, self.codec
+        assert codec is not None
+        if not call.inside:
+            return call.step, None
+        if call.updates:
+            found: Standing | None = yield Ask(lambda store: standing_at(store, codec, call.root, call.inside))
+            if found is None or found.thread_id == call.thread_id:
+                return call.step, None
+            self._task = found.task
+            return None, (found.thread_id, found.step if call.step is None else call.step, found.children)
+        step, self.children = yield Ask(lambda store: way_inside(store, codec, call.root, call.inside, call.step))
+        return step, None
+
+    def _go_on_from(
+        self, origin: Child, position: Position | None, thread: Thread | None, now: float
+    ) -> Generator[Effect, Any, Thread | None]:
+        """Go on from another step of this thread or, since the graph above was forked or went back in time, from
+        another thread: then this one begins as a fork of that."""
+        call, codec = self.call, self.codec
+        assert codec is not None
+        thread_id, step, children = origin
+        if step < 0:
+            self.position.tail = -1 if position is None else position.tail
+            return thread
+        if position is not None and thread_id != call.thread_id:
+            thread_id, step = call.thread_id, 0  # it has begun as that fork
+        watch = codec.watching()
+        found: Position | None = yield Ask(lambda store: load(store, watch, thread_id, step))
+        if found is None:
+            raise ThreadNotFoundError(thread_id=thread_id, store=(yield Ask(lambda store: store.name)))
+        self.position, self.strange = found, bool(watch.met)
+        self._goes_on = origin is call.origin
+        if thread_id == call.thread_id or (self._goes_on and not found.tasks):
+            self.children = children
+            return thread
+        found.tail = found.step = -1
+        body: Body = {"parent": [thread_id, step], "run": {**self._run_of("fork")}}
+        if children:
+            body["children"] = children
+        recorded = self._record("fork", None, None, body, now, step)
+        claim = self._claim(None, now)
+        assert claim is not None
+        claim.values.update(parent_thread_id=thread_id, parent_step=step)
+        yield from self._commit([recorded], claim)
+        forked: Thread | None = yield Ask(lambda store: store.thread(call.thread_id))
+        return forked
+
+    # --- another graph than before ------------------------------------------------------------
+
+    def _settled(self, kind: str) -> Generator[Effect, Any, Body]:
+        """What the run's first row says of its graph, with all that has changed since the thread's last run. Moves
+        the position there, so that the rest of the row can be made of it."""
+        graph, position = self.graph, self.position
+        change: Body = {"graph": {"fingerprint": graph.fingerprint}}
+        if is_new(graph, position):
+            change["graph"] = drawing_of(graph)
+            if position.tail >= 0:
+                yield from self._changed(kind, change)
+        if self.strange and kind != "update":
+            assert self.codec is not None
+            check_registered(graph, position, self.codec, pending=kind == "resume")
+        return change
+
+    def _changed(self, kind: str, change: Body) -> Effects:
+        graph, position = self.graph, self.position
+        strict = kind != "update" and graph.migrate is None
+        names = renames(graph, position, strict=strict)
+        formerly = first_names(graph, position, names.get("nodes", {}))
+        if formerly or "formerly" in position.graph:
+            change["graph"]["formerly"] = formerly
+        if names:
+            change["renamed"] = names
+            position.rename(names)
+        unapplied = written(position) if kind == "resume" else set()
+        if kind == "resume":
+            check_pending(graph, position)
+        if strict:
+            held = {*position.values, *unapplied}
+            check_keys(graph, position, held)
+            check_reducers(graph, position, held, names.get("channels", {}))
+        if graph.migrate is not None:
+            check_keys(graph, position, unapplied)  # it converts the state, and these are not yet in it
+            change["migrated"] = yield from self._migrated(graph.migrate)
+        position.move(change)
+        if kind != "input" and (starts := starts_of(graph, position)):
+            change["starts"] = starts
+            position.move(change)
+
+    def _migrated(self, migrate: Callable[[dict[str, Any]], Any]) -> Generator[Effect, Any, Body]:
+        assert self.codec is not None
+        job = Job(Task(f"{self.position.tail + 1}.migrate", "migrate", ()), 1)
+        job.steps = run_migration(migrate, self.position.values.share())
+        try:
+            answer = yield from self._alone(job)
+        except Exception as error:
+            raise refused_migration(self.position, error) from error
+        return migrated(self.graph, self.position, answer, self.codec.encode)
 
     def _check_free(self, thread: Thread, now: str) -> None:
         owner = thread.lease_owner
@@ -240,10 +417,12 @@ class Run:
 
     def _was_here(self) -> bool:
         """Whether this is a subgraph's run that an earlier attempt of the node above has begun."""
-        return bool(self.call.task) and self.position.run.get("task") == self.call.task
+        return self._goes_on or (bool(self.call.task) and self.position.run.get("task") == self.call.task)
 
     def _answered_above(self) -> Body:
-        asked = [q.interrupt.id for questions in self.position.questions.values() for q in questions]
+        position = self.position
+        open_ = [*position.questions.values(), *position.asked.values()]
+        asked = [question.interrupt.id for questions in open_ for question in questions]
         answers = {name: self.call.answers[name] for name in asked if name in self.call.answers}
         return {"answers": answers} if answers else {}
 
@@ -272,7 +451,7 @@ class Run:
         if not waits:
             return {}, []
         answers, taken = yield from self._ended_waits(now)
-        others = len(self.position.questions) - len(waits)  # of somebody
+        others = sum(map(len, self.position.questions.values())) - len(waits)  # of somebody
         if not answers and not self.position.runnable and not others and not self.position.paused:
             yield from self._put_right(thread, now)
             raise ThreadWaitingError(thread_id=self.call.thread_id, what=_told_waits(waits))
@@ -286,11 +465,19 @@ class Run:
         for name, wait in self.position.waits.items():
             signal = next((s for s in inbox if s.name == wait.signal and s.id not in taken), None)
             if signal is not None:
-                answers[name] = {"signal": self.codec.decode(signal.value)}
+                answers[name] = {"signal": self._received(signal)}
                 taken.append(signal.id)
             elif wait.until is not None and wait.until <= iso(now):
                 answers[name] = {}
         return answers, taken
+
+    def _received(self, signal: Signal) -> Any:
+        assert self.codec is not None
+        value = self.codec.decode(signal.value)
+        strange = self.codec.placeholder_in(value, f"the signal {signal.name!r}: value")
+        if strange is not None:
+            raise unregistered(self.position, *strange)
+        return value
 
     def _wake(self) -> Effects:
         """A signal may have been there before the task that waits for it: then this run goes on."""
@@ -312,52 +499,79 @@ class Run:
 
     def _accepted(self) -> Generator[Effect, Any, Body]:
         update = accept_input(self.graph, self.call.input)
-        _, goto = yield from self._entry(START, update)
+        values = Values({**self.position.values, **starts_of(self.graph, self.position)})
+        _, goto = yield from self._entry(START, update, values)
         return input_body(self.graph, self.position, update, goto)
 
-    def _updated(self, node: str) -> Generator[Effect, Any, Body]:
-        update = accept_update(self.graph, self.call.input)
-        _, goto = yield from self._entry(node, update)
-        return update_body(self.graph, self.position, update, goto, node)
+    def _check_outside(self) -> None:
+        if self.call.inside:
+            raise ArgumentError(
+                argument="checkpoint_ns",
+                problem="a new input cannot begin inside a subgraph",
+                fix="Leave checkpoint_ns out, or go on there with None or a Command, or change it with update_state.",
+            )
 
-    def _updating_node(self) -> str:
+    def _updated(self) -> Generator[Effect, Any, tuple[str | None, Body]]:
+        """Several updates are one superstep."""
+        given = []
+        task = self._updated_task()
+        for values, as_node, _ in self.call.updates:
+            node = self._updating_node(task.node if task and as_node is None else as_node)
+            update = accept_update(self.graph, values)
+            _, goto = yield from self._entry(node, update, self.position.values)
+            given.append(Given(node, update, goto))
+        body = update_body(self.graph, self.position, given, task and task.id)
+        return given[0].node if len(given) == 1 else None, body
+
+    def _updated_task(self) -> Task | None:
+        """The pending task that the caller has named."""
+        name = next((update.task_id for update in self.call.updates if update.task_id is not None), None)
+        if name is None:
+            return None
+        found = next((task for task in self.position.pending if task.id == name), None)
+        if found is None:
+            pending = ", ".join(f"{task.id} ({task.node})" for task in self.position.pending) or "none"
+            raise self._bad_update(f"there is no pending task {name!r}", f"Name one of: {pending}; or none")
+        return found
+
+    def _updating_node(self, node: str | None) -> str:
         """Whose update this is: the node the caller names, or the one that ran last, if that is clear."""
-        node = self.call.as_node
         if node is None:
             last = set(self.position.last_nodes) or {START}
-            if len(last) > 1:
-                raise InvalidUpdateError(
-                    where=f"update_state on thread {self.call.thread_id!r}",
-                    problem=f"it is not clear which node it stands for, as several ran last: {', '.join(sorted(last))}",
-                    fix="Name one with as_node=...",
-                )
+            if len(last) > 1 or len(self.call.updates) > 1:
+                problem = f"it is not clear which node it stands for: {', '.join(sorted(last))} ran last"
+                raise self._bad_update(problem, "Name one with as_node=...")
             (node,) = last
         if node != END and node not in self.graph.nodes:
-            raise InvalidUpdateError(
-                where=f"update_state on thread {self.call.thread_id!r}",
-                problem=f"there is no node {node!r}",
-                fix=f"Name one of: {', '.join(sorted(set(self.graph.nodes) - {START}))} as as_node",
-            )
+            names = ", ".join(sorted(set(self.graph.nodes) - {START}))
+            raise self._bad_update(f"there is no node {node!r}", f"Name one of: {names} as as_node")
         return node
 
-    def _entry(self, node: str, update: Update) -> Generator[Effect, Any, Any]:
+    def _bad_update(self, problem: str, fix: str) -> InvalidUpdateError:
+        return InvalidUpdateError(where=f"update_state on thread {self.call.thread_id!r}", problem=problem, fix=fix)
+
+    def _entry(self, node: str, update: Update, values: Values) -> Generator[Effect, Any, Any]:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.make_runtime = self._runtime
-        job.steps = run_entry(self.graph, self.position, node, update, job)
+        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        job.surrounds = self.call.surround is not None
+        job.steps = run_entry(self.graph, values, node, update, job)
+        return (yield from self._alone(job))
+
+    def _alone(self, job: Job) -> Generator[Effect, Any, Any]:
+        """What a job returns or raises that is no task's."""
         yield Start([job])
         while True:
             for item in (yield Next()):
                 if isinstance(item, Finished):
                     if item.error is not None:
                         raise item.error
-                    assert item.result is not None
                     return item.result
 
     def _claim(self, thread: Thread | None, now: float) -> Claim | None:
-        if self.codec is None:
+        if self.codec is None or self.leased:
             return None
         at = iso(now)
         runs = self.position.tasks and not self.call.updates
@@ -375,6 +589,7 @@ class Run:
         if thread is None:
             above, step = self.call.parent or (None, None)
             values.update(parent_thread_id=above, parent_step=step, created_at=at, metadata=b"{}")
+            values["called_by"] = above_of(self.call.root, self.call.inside) if self.call.inside else above
         return Claim(None if thread is None else thread.epoch, values)
 
     def _explain_fence(self, now: float) -> Effects:
@@ -393,7 +608,8 @@ class Run:
     def _supersteps(self) -> Effects:
         if self.call.updates:
             return
-        for _ in range(self.call.recursion_limit):
+        while self.remaining:
+            self.remaining -= 1
             if self.stopped or not self.position.runnable:
                 return
             if self._pauses():
@@ -424,7 +640,6 @@ class Run:
 
     def _superstep(self) -> Effects:
         tasks = self.position.runnable
-        self._check_nodes(tasks)
         self.segment = [0, 0]
         if self.call.announce and (yield Emit(Begun(self.position, tasks))):
             self.stopped = True
@@ -433,11 +648,6 @@ class Run:
         failures = yield from self._collect(len(tasks))
         if failures:
             raise _first(failures)
-
-    def _check_nodes(self, tasks: Sequence[Task]) -> None:
-        for task in tasks:
-            if task.node not in self.graph.nodes:
-                raise gone(self.call.thread_id, task.node, self.graph)
 
     def _collect(self, running: int) -> Generator[Effect, Any, list[BaseException]]:
         """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has
@@ -455,11 +665,11 @@ class Run:
                 failures.append(interrupt)
                 items = ()
             for item in items:
-                if isinstance(item, Sent | Relayed):
-                    if batch:  # what came before it is shown before it
-                        yield from self._commit(batch)
-                        batch = []
-                    yield from self._show(item) if isinstance(item, Sent) else self._relay(item)
+                if batch and (not isinstance(item, Finished) or item.job.parent is not None):
+                    yield from self._commit(batch)  # what came before is saved and shown before
+                    batch = []
+                if isinstance(item, Sent | Said | Relayed):
+                    yield from self._show(item)
                 elif isinstance(item, Spawned):
                     calls.begin(item.job)
                 elif (again := self._next_attempt(item, winding_down)) is not None:
@@ -475,10 +685,23 @@ class Run:
                     yield from self._end(batch, item, failures)
             if batch:
                 yield from self._commit(batch)
+            if self.fresh:
+                yield from self._keep()
             if (failures or self.stopped) and not winding_down:
                 winding_down = True
-                running -= len((yield Cancel()))
+                cancelled: Sequence[Job] = yield Cancel()
+                running -= len(cancelled)
+                given_up = [self._given_up(job) for job in cancelled if job.failures]
+                if given_up:
+                    yield from self._commit(given_up)
         return failures
+
+    def _keep(self) -> Effects:
+        """What the committed rows hold goes into the cache."""
+        assert self.call.caching is not None
+        cache, entries, self.fresh = self.call.caching.cache, self.fresh, []
+        now = iso((yield Now()))
+        yield Ask(lambda _: cache.keep(entries, now=now))
 
     def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
         """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
@@ -504,6 +727,7 @@ class Run:
         reply = item.job.reply
         if item.error is not None:
             yield from self._roll_back(item.job)
+            _hand_over(item.job, _caller(item.job))  # no row of its own will record what it has shown
             reply.set_exception(item.error)
             return
         try:
@@ -515,29 +739,56 @@ class Run:
             if isinstance(error, UnstorableValueError):
                 return  # the node's mistake, and the node hears of it
             raise
+        caller = _caller(item.job)
+        if item.job.tokens is not None and caller.tokens is not None:
+            caller.tokens.names |= item.job.tokens.names  # the node may return what its task has said
         reply.set_result(item.result)
 
     def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
         job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
         node = self.graph.nodes[task.node]
-        job.retry, job.handler, job.again = node.retry, node.error_handler, partial(self._job, task)
-        job.make_runtime = self._runtime
+        job.retry, job.handler, job.again = node.retry or (), node.error_handler, partial(self._job, task)
+        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        if node.cache is not None and self.call.caching is not None:
+            job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
+        job.surrounds = self.call.surround is not None
         job.steps = run_node(self.graph, self.position, job, error)
         return job
 
+    def _memo(self, job: Job, policy: CachePolicy[Any], namespace: str) -> Memo:
+        assert self.call.caching is not None
+        first = job.attempt == 1
+        return Memo(self.call.caching, policy, namespace, job.task.node, self.call.thread_id, first)
+
     def _call_of(
-        self, caller: Job, number: int, name: str, call: Callable[..., Any], arg: Any, retry: Any, timeout: Any
+        self,
+        caller: Job,
+        number: int,
+        name: str,
+        call: Callable[..., Any],
+        arg: Any,
+        retry: Any,
+        timeout: Any,
+        policy: CachePolicy[Any] | None,
     ) -> Any:
         """A node calls a @task: what it returned before, or a job of its own. Runs in the node's thread."""
-        recorded = self.position.calls.get(caller.task.id, {}).get(number)
+        if caller.ended:
+            raise CallError(
+                problem=f"the @task {name!r} was called after node {caller.task.node!r} had ended",
+                fix="Call it while the node runs, and wait for its result: the node's row comes after its calls.",
+            )
+        recorded = self.position.calls.get(caller.scope, {}).get(number)
         if recorded is not None:
             return self._recalled(caller, number, name, recorded)
-        task = Task(f"{caller.task.id}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
+        task = Task(f"{caller.scope}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
 
         def again(attempt: int) -> Job:
             job = Job(task, attempt)
             job.parent, job.retry, job.again = caller, retry, again
-            job.make_runtime = self._runtime
+            job.make_runtime, job.step = self._runtime, caller.step
+            if policy is not None and self.call.caching is not None:
+                job.memo = self._memo(job, policy, task_namespace(name, call))
+            job.surrounds = self.call.surround is not None
             job.steps = run_call(call, arg, timeout, job)
             return job
 
@@ -566,23 +817,36 @@ class Run:
             again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
         elif job.handler is not None:
             failed = NodeError(job.task.node, error)
-            again = self._job(job.task._replace(node=job.handler), job.attempt, failed)
+            # questions of its own: it must not take the node's answers for its own
+            taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{self._first_name(job.handler)}")
+            again = self._job(taken_over, job.attempt, failed)
+            again.scope = f"{job.scope}/handler"
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
         again.failures = [*job.failures, failure]
-        again.custom, again.below = job.custom, job.below
+        _hand_over(job, again)
         if job.parent is not None:
             again.reply = job.reply
         return again
 
+    def _given_up(self, job: Job) -> Recorded:
+        """The row of a task that was to be tried again and is not, as another one has failed for good."""
+        *job.failures, last = job.failures
+        job.attempt -= 1
+        error = {key: last[key] for key in ("type", "message", "traceback")}
+        ended = Finished(job, None, None, seconds(last["started"]), seconds(last["finished"]))
+        return self._ended("error", ended, {"error": error})
+
+    def _first_name(self, node: str) -> str:
+        """Of a node that was renamed while this thread lived: what was kept or asked under it is still found."""
+        names: Mapping[str, str] = self.position.graph.get("formerly", {})
+        return names.get(node, node)
+
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
             if job.ended:
-                raise CallError(
-                    problem=f"the stream writer of node {job.task.node!r} was called after the node had ended",
-                    fix="Send custom events while the node runs; its row, which records them, is complete now.",
-                )
+                raise _too_late(job, "the stream writer")
             if self.codec is not None:
                 self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
             job.tell(Sent(job, detached(data)))
@@ -590,36 +854,62 @@ class Run:
         call = self.call
         top = job.task.id.partition("/")[0]
         given = self.position.answers.get(top, ())
+        ear = _Ear(self, job)
+        config = self._config(job, ear)
         return Runtime(
             call.context,
             write,
             call.thread_id,
             job.task.node,
-            self.position.step,
-            job.task.id,
+            job.step,
+            job.scope,
             job.attempt,
-            call.config,
+            config,
             heartbeat=lambda: job.alive(),
             _now=call.now,
             _durable=self.codec is not None,
             _seed=job.task.seed,
+            _home=self._first_name(job.task.node),
             _answers={question.interrupt.id: answer for question, answer in given},
+            _children=self.position.children.get(job.scope, {}),
+            _pinned=self.position.pinned,
             _start=lambda *called: self._call_of(job, *called),
             _link=call.link,
             _below=lambda *shown: job.tell(Relayed(job, *shown)),
+            _ear=ear,
             _connect=partial(_connection_of, job),
             _holds=lambda: job.transaction is not None and job.transaction.exclusive,
         )
 
-    def _show(self, sent: Sent) -> Effects:
-        rows, number = self.segment
-        sent.job.custom.append([rows, number, sent.data])
+    def _config(self, job: Job, ear: _Ear) -> Mapping[str, Any]:
+        """The run's config with the node's place in its metadata, and with what libraries look for in it."""
+        call = self.call
+        above = call.link.ns if call.link is not None else ()
+        place = {**ear.place, NAMESPACE: "|".join((*above, ear.place[NAMESPACE]))}
+        config = {**call.config, "metadata": place}
+        if call.surround is not None:
+            config, job.variables = call.surround(config, ear)
+        return config
+
+    def _show(self, item: Sent | Said | Relayed) -> Effects:
+        """Show what a node says while it runs, and keep for replays when that was."""
+        job, (rows, number) = item.job, self.segment
+        if isinstance(item, Relayed):
+            yield from self._relay(item)
+            return
         self.segment[1] += 1
-        if (yield Emit(Shown(self.position, sent.job.task, sent.data))):
+        if isinstance(item, Sent):
+            job.custom.append([rows, number, item.data])
+            shown: Emission = Shown(self.position, job.task, item.data)
+        else:
+            assert job.tokens is not None
+            _, extra, _ = job.tokens.add(item.key, rows, number, item.message, item.extra)
+            shown = Token(self.position, job.task, item.message, extra)
+        if (yield Emit(shown)):
             self.stopped = True
 
     def _relay(self, item: Relayed) -> Effects:
-        """A subgraph has shown something: pass it on, and keep for replays when that was."""
+        """A subgraph has shown something."""
         if item.step is not None:
             self._mark_below(item.job, item.thread_id, item.step)
         if item.chunks and (yield Emit(item)):
@@ -639,14 +929,14 @@ class Run:
         error = item.error
         if isinstance(error, ParentCommand) and self.call.task:
             return self._ended("task", item, parent_body(self.position, error.command))
-        if isinstance(error, GraphInterrupt):
-            asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
-            return self._ended("interrupt", item, {"interrupts": asked})
-        if error is None:
-            try:
+        try:
+            if isinstance(error, GraphInterrupt):
+                asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
+                return self._ended("interrupt", item, {"interrupts": asked})
+            if error is None:
                 return self._result(item)
-            except (NodeCodeError, RecursionError) as refused:
-                error = refused
+        except (NodeCodeError, RecursionError) as refused:
+            error = refused
         failures.append(error)
         if not isinstance(error, Exception):
             return None  # KeyboardInterrupt, SystemExit: not the task's failure
@@ -656,7 +946,11 @@ class Run:
     def _result(self, item: Finished) -> Recorded:
         assert item.result is not None
         update, goto = item.result
-        return self._ended("task", item, task_body(self.graph, self.position, item.job.task, update, goto))
+        body = task_body(self.graph, self.position, item.job.task, update, goto)
+        known = known_messages(self.graph, self.position, item.job.task, update)
+        if known:
+            body["seen"] = known
+        return self._ended("task", item, body)
 
     def _ended(self, kind: str, item: Finished, body: Body) -> Recorded:
         job = item.job
@@ -664,28 +958,36 @@ class Run:
             body["custom"] = job.custom
         if job.below:
             body["below"] = job.below
+        if job.tokens is not None and job.tokens.names:
+            body["tokens"] = list(job.tokens.streams.values())
+            body["seen"] = [*dict.fromkeys([*job.tokens.names, *body.get("seen", ())])]
         if job.failures:
             body["failures"] = job.failures
         if job.attempt > 1 or kind != "task":
             body["attempt"] = job.attempt
+        if job.cached:
+            body["cached"] = True
         body["started"] = iso(item.started)
-        recorded = self._record(kind, job.task.node, job.task.id, body, item.finished, self.position.step)
+        recorded = self._record(kind, job.task.node, job.task, body, item.finished, self.position.step)
         self.segment[0] += 1
+        if job.memo is not None and kind == "task":
+            entry = job.memo.entry(item.finished)
+            self.fresh += [entry] if entry else []
         return recorded
 
     # --- rows ---------------------------------------------------------------------------------
 
-    def _record(self, kind: str, node: str | None, task: str | None, body: Body, at: float, parent: int) -> Recorded:
+    def _record(self, kind: str, node: str | None, task: Task | None, body: Body, at: float, parent: int) -> Recorded:
         """Make the row and add it to the position. It is nobody's business before `_commit` has saved it."""
         position = self.position
-        row = self._row(kind, node, task, body, iso(at), parent if parent >= 0 else None)
+        row = self._row(kind, node, None if task is None else task.id, body, iso(at), parent if parent >= 0 else None)
         changed = position.apply(row, body)
-        return Recorded(position, row, body, changed, "next" in body)
+        return Recorded(position, row, body, changed, "next" in body, task)
 
     def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
         step, superstep = position.step + 1, position.superstep + 1
-        if kind in ("input", "resume", "update") and not self.leased:
+        if kind in RUN_STARTS and not self.leased:
             self.epoch += 1
         columns = (
             call.thread_id, step, parent, kind, superstep, node, task, call.run_id, self.epoch, at
@@ -737,7 +1039,7 @@ class Run:
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
-            "wake_at": min((w.until for w in self.position.waits.values() if w.until), default=None),
+            "wake_at": _wake_at(self.position),
             "updated_at": at,
         }
         return Claim(self.epoch, values)
@@ -762,6 +1064,69 @@ class Run:
         claim = self._giving_back(iso(now))
         with suppress(StoreError):  # the lease runs out by itself; what brought us here matters more
             yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
+
+
+class _Ear:
+    """Takes the parts of messages that are said in a node, in the node's own thread."""
+
+    def __init__(self, run: Run, job: Job) -> None:
+        metadata = run.call.config.get("metadata", {})
+        self.place = task_metadata(metadata, run.call.thread_id, run.position.superstep + 1, job.task)
+        self._codec = run.codec
+        self._job = job
+        self._tokens = job.tokens = job.tokens or Tokens()
+
+    def part(self, key: Any, message: Any, metadata: Mapping[str, Any]) -> None:
+        """Show a part of a message; `key` is the same for all of them. Once the node has ended nobody listens.
+
+        Raises UnstorableValueError for what the row could not keep.
+        """
+        if self._job.ended:
+            return
+        place = self.place
+        extra = {k: v for k, v in metadata.items() if k not in _PLACES and (k not in place or place[k] != v)}
+        if self._codec is not None:
+            self._codec.encode([message, extra])
+        self.whole(id_of(message))
+        self._job.tell(Said(self._job, key, detached(message), detached(extra)))
+
+    def push(self, message: Any, name: str, key: str | None) -> None:
+        """Show a message or a part of it because the node says so, and write it to this key of the state."""
+        if self._job.ended:
+            raise _too_late(self._job, "push_message")
+        if key is not None and self._job.parent is not None:
+            raise CallError(
+                problem=f"push_message was to write to the state in the @task {self._job.task.node!r}",
+                fix="A task has no part in the state: give state_key=None, and let the node write the message.",
+            )
+        self.part(name, message, {})
+        if key is not None:
+            self._job.pushed[key, name] = message
+
+    def whole(self, name: str | None) -> None:
+        """The message with this id has been shown in parts: as a whole it is no news."""
+        if name is not None:
+            self._tokens.names[name] = None
+
+
+_PLACES = frozenset({NAMESPACE, "checkpoint_ns"})
+
+
+def _too_late(job: Job, what: str) -> CallError:
+    return CallError(
+        problem=f"{what} of node {job.task.node!r} was called after the node had ended",
+        fix="Call it while the node runs: its row, which records what was shown, is complete now.",
+    )
+
+
+def _hand_over(job: Job, to: Job) -> None:
+    """What a job that gets no row has shown is recorded with another's."""
+    to.custom, to.below = [*to.custom, *job.custom], [*to.below, *job.below]
+    if job.tokens is None:
+        return
+    to.tokens = to.tokens or Tokens()
+    here, there = (task_metadata({}, "", 0, each.task) for each in (job, to))
+    to.tokens.take_over(job.tokens, {key: value for key, value in here.items() if there[key] != value})
 
 
 class _Calls:
@@ -828,15 +1193,16 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     row = Row(*columns[:9], data, at, row_hash(position.hash, columns, data, key))
     values = {
         "graph": graph.name,
-        "fingerprint": graph.fingerprint,
-        "status": "pending" if position.tasks else "finished",
+        "fingerprint": position.graph.get("fingerprint", graph.fingerprint),
+        "status": _status(position),
         "epoch": 1,
         "parent_thread_id": origin,
         "parent_step": step,
         "lease_owner": None,
         "lease_since": None,
         "lease_expires_at": None,
-        "wake_at": None,
+        "wake_at": _wake_at(position),
+        "called_by": None,
         "created_at": at,
         "updated_at": at,
         "metadata": b"{}",
@@ -876,6 +1242,11 @@ def _status(position: Position) -> str:
         asked = [question for questions in position.questions.values() for question in questions]
         return "waiting" if asked and len(asked) == len(position.waits) else "interrupted"
     return "pending" if position.tasks else "finished"
+
+
+def _wake_at(position: Position) -> str | None:
+    """When a thread that waits can go on by itself."""
+    return min((wait.until for wait in position.waits.values() if wait.until), default=None)
 
 
 def _first(failures: list[BaseException]) -> BaseException:

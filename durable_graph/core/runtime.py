@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -38,13 +39,17 @@ class Runtime(Generic[ContextT]):
     _now: Callable[[], float] = lambda: 0.0
     _durable: bool = True  # there is a log
     _seed: str = ""  # of its questions' ids
+    _home: str = ""  # what the node was first called in this thread: a subgraph's memory stays there
     _answers: Mapping[str, Any] = field(default_factory=dict)  # given so far, by question
     _counts: dict[str, int] = field(
         default_factory=lambda: {"questions": 0, "calls": 0, "graphs": 0}
     )  # of this attempt so far
     _start: Callable[..., Any] | None = None  # begins the call of a @task
     _link: Any = None  # what a subgraph that is called here needs of the graph above it
+    _children: Mapping[str, Any] = field(default_factory=dict)  # where its subgraphs have got to, by their keys
+    _pinned: Mapping[str, Any] | None = None  # and those that go on from run to run, after going back in time
     _below: Callable[..., None] = lambda *_: None  # tells that graph what the subgraph shows
+    _ear: Any = None  # takes parts of messages
     _connect: Callable[[bool], Any] | None = None  # begins the transaction of `connection`; True: to be awaited
 
     _holds: Callable[[], bool] = lambda: False  # its transaction keeps all other writers waiting
@@ -85,8 +90,16 @@ class Runtime(Generic[ContextT]):
         """
         if (seconds is None) == (until is None):
             raise ArgumentError(argument="sleep", problem="give either seconds or until", fix="One of the two.")
-        end = until.timestamp() if until is not None else self._now() + (seconds or 0.0)
-        self._wait(Wait(until=iso(end)))
+        if until is not None and not isinstance(until, datetime):
+            raise ArgumentError(argument="until", problem=f"{until!r} is no datetime", fix="Give a datetime.")
+        self._wait(Wait(until=self._after("seconds", seconds) if until is None else iso(until.timestamp())))
+
+    def _after(self, argument: str, seconds: Any) -> str:
+        """The time so many seconds from now."""
+        if isinstance(seconds, int | float) and not isinstance(seconds, bool):
+            with suppress(ValueError, OverflowError):  # nan, infinity and beyond the year 9999
+                return iso(self._now() + seconds)
+        raise ArgumentError(argument=argument, problem=f"{seconds!r} is no time to wait for", fix="Give seconds.")
 
     def wait_for(self, signal: str, *, timeout: float | None = None) -> Any:
         """Wait until somebody calls `graph.signal(config, signal, value)`; returns that value.
@@ -95,7 +108,9 @@ class Runtime(Generic[ContextT]):
         signal that was sent before anyone waited has been kept. Signals of one name are taken in the order in
         which they were sent.
         """
-        until = None if timeout is None else iso(self._now() + timeout)
+        if not isinstance(signal, str):
+            raise ArgumentError(argument="signal", problem=f"{signal!r} is no name", fix="Give a text.")
+        until = None if timeout is None else self._after("timeout", timeout)
         answer = self._wait(Wait(until=until, signal=signal))
         if "signal" not in answer:
             raise TimeoutError(f"no signal {signal!r} came within {timeout} s")
@@ -126,6 +141,12 @@ class Runtime(Generic[ContextT]):
         return number
 
     @property
+    def _has_asked(self) -> bool:
+        """Whether this task, or what it called, has asked or waited for somebody outside."""
+        is_call = "/" in self.task  # of a @task, which is given the answers of its node
+        return self._counts["questions"] > 0 or (bool(self._answers) and not is_call)
+
+    @property
     def idempotency_key(self) -> str:
         """The same text over all attempts of this task, and no other task's: give it to services that take one."""
         return f"{self.thread_id}/{self.task}"
@@ -145,14 +166,17 @@ def running() -> Runtime[Any] | None:
     return None if found is None else found()
 
 
-def get_runtime() -> Runtime[Any]:
-    """The runtime of the node that is running. Raises CallError outside of a node."""
+def get_runtime(context_schema: type[ContextT] | None = None) -> Runtime[ContextT]:
+    """The runtime of the node that is running. context_schema: says the type of its context, to type checkers.
+
+    Raises CallError outside of a node.
+    """
     runtime = running()
     if runtime is None:
         raise CallError(
             problem="there is no running node here", fix="Call this from a node, or from what a node calls."
         )
-    return runtime
+    return runtime  # of that context's type, says the caller
 
 
 def interrupt(value: Any) -> Any:
@@ -163,7 +187,7 @@ def interrupt(value: Any) -> Any:
     start, and each call here returns the answer it got before, in the order of the calls. Raises GraphInterrupt,
     which a node must let pass; CallError outside of a node or in a graph without a checkpointer.
     """
-    runtime = get_runtime()
+    runtime: Runtime[Any] = get_runtime()
     name = runtime._question()
     if name in runtime._answers:
         return detached(runtime._answers[name])

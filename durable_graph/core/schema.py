@@ -10,12 +10,12 @@ import dataclasses
 import inspect
 from collections import abc
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import NoneType
 from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints, is_typeddict
 
 from durable_graph.core.channels import REPLAYABLE, Channel
-from durable_graph.errors import DrawingError
+from durable_graph.errors import CallError, DrawingError
 
 # what a reducer on an abstract collection starts from
 _STARTS_EMPTY: dict[Any, type] = {
@@ -31,6 +31,17 @@ _STARTS_EMPTY: dict[Any, type] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Managed:
+    """In a field's annotation: it is given to nodes and routers, is no channel, and cannot be written."""
+
+    value: Callable[[int], Any]  # of the supersteps that this call may still take after the one at hand
+
+
+RemainingSteps = Annotated[int, Managed(lambda remaining: remaining)]  # until GraphRecursionError, from this superstep
+IsLastStep = Annotated[bool, Managed(lambda remaining: remaining == 1)]
+
+
+@dataclass(frozen=True, slots=True)
 class Schema:
     """One schema, read once at compile time."""
 
@@ -38,16 +49,29 @@ class Schema:
     channels: Mapping[str, Channel]
     keys: tuple[str, ...]
     build: Callable[[dict[str, Any]], Any]  # values -> what a node with this schema receives
+    managed: Mapping[str, Managed] = field(default_factory=dict)
 
     def select(self, values: Mapping[str, Any]) -> dict[str, Any]:
         return {key: values[key] for key in self.keys if key in values}
+
+    def given(self, values: Mapping[str, Any], remaining: int) -> Any:
+        """What a node or a router with this schema receives."""
+        selected = self.select(values)
+        for name, kind in self.managed.items():
+            selected[name] = kind.value(remaining)
+        return self.build(selected)
 
 
 def read_schema(schema: Any) -> Schema:
     """Raises DrawingError when the schema has no annotations or one that cannot be resolved."""
     hints = _hints(schema)
-    channels = {name: _channel(name, hint) for name, hint in hints.items()}
-    return Schema(schema, channels, tuple(channels), _builder(schema))
+    managed = {name: kind for name, hint in hints.items() if (kind := _managed(hint)) is not None}
+    channels = {name: _channel(name, hint) for name, hint in hints.items() if name not in managed}
+    return Schema(schema, channels, tuple(channels), _builder(schema), managed)
+
+
+def _managed(hint: Any) -> Managed | None:
+    return next((extra for extra in _unwrap(hint)[1] if isinstance(extra, Managed)), None)
 
 
 def _hints(schema: Any) -> dict[str, Any]:
@@ -167,6 +191,68 @@ def as_mapping(value: Any, keys: Iterable[str]) -> Mapping[str, Any] | None:
     defaults = {key: field.default for key, field in type(value).model_fields.items()}
     kept = value.model_fields_set | {key for key in fields if defaults.get(key, value) is not None}
     return {key: item for key, item in fields.items() if item is not None or key in kept}
+
+
+# --- as pydantic sees it ----------------------------------------------------------------------
+
+
+def model_of(name: str, schema: Any) -> Any:
+    """A pydantic model of a schema: itself if it is one, else one with the same fields. Raises CallError where
+    pydantic is not installed, or does not know a type."""
+    if hasattr(schema, "model_json_schema"):
+        return schema
+    if schema is dict:
+        raise CallError(
+            problem="an entrypoint takes and returns plain values, and has no schema with fields",
+            fix="Read the annotations of its function.",
+        )
+    try:
+        from pydantic import ConfigDict, Field, create_model
+    except ImportError as error:
+        raise CallError(
+            problem="models and JSON schemas of a graph need pydantic, which is not installed",
+            fix="pip install pydantic",
+        ) from error
+    needed = _needed(schema)
+    fields: dict[str, Any] = {
+        key: (_type(hint), ... if key in needed else Field(default_factory=lambda: None))
+        for key, hint in _hints(schema).items()
+        if _managed(hint) is None
+    }
+    return create_model(name, __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
+
+
+def json_schema(name: str, schema: Any) -> dict[str, Any]:
+    """The JSON schema of a schema's fields. Raises CallError as `model_of` does."""
+    model = model_of(name, schema)
+    from pydantic.errors import PydanticUserError  # present, since there is a model
+
+    try:
+        found: dict[str, Any] = model.model_json_schema()
+    except PydanticUserError as error:
+        raise CallError(
+            problem=f"{schema.__qualname__} has a field that JSON schemas do not know: {error}",
+            fix="Describe that schema by hand, or give the field another type.",
+        ) from error
+    return found
+
+
+def _type(hint: Any) -> Any:
+    """Without its reducer, which is no constraint."""
+    plain, extras = _unwrap(hint)
+    kept = [extra for extra in extras if not callable(extra)]
+    return Annotated[plain, *kept] if kept else plain
+
+
+def _needed(schema: Any) -> frozenset[str]:
+    if is_typeddict(schema):
+        return frozenset(schema.__required_keys__)
+    missing = dataclasses.MISSING
+    fields = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+    return frozenset(f.name for f in fields if f.default is missing and f.default_factory is missing)
+
+
+# --- functions ---------------------------------------------------------------------------------
 
 
 def is_coroutine(call: Callable[..., Any]) -> bool:

@@ -45,6 +45,7 @@ class Thread(NamedTuple):
     epoch: int  # grows by one with every claim
     parent_thread_id: str | None  # a fork's or a subgraph run's origin
     parent_step: int | None
+    called_by: str | None  # of a subgraph's run: the thread of the graph above it, with which it is deleted
     lease_owner: str | None  # who may append now
     lease_since: str | None
     lease_expires_at: str | None
@@ -63,6 +64,15 @@ class Signal(NamedTuple):
     value: bytes
 
 
+class Entry(NamedTuple):
+    """A value in a cache, kept until it is forgotten, expires, or makes room for others."""
+
+    namespace: str  # what is cleared together
+    key: str
+    value: bytes
+    expires_at: str | None  # UTC, ISO 8601, as everywhere; None: never
+
+
 class Claim(NamedTuple):
     """A change of a thread's own row, committed with the rows it comes with, or alone.
 
@@ -72,6 +82,26 @@ class Claim(NamedTuple):
 
     epoch: int | None
     values: dict[str, Any]  # columns of `threads` to set; all but thread_id for a new thread
+
+
+class Cache(Protocol):
+    """What `compile(cache=...)` takes: values that could be made again, by key. Every store is one too.
+
+    Called from any thread. Whatever `recall` and `keep` raise is logged, and the run goes on without its cache; what
+    `forget` raises is raised to whoever called `clear_cache`.
+    """
+
+    def recall(self, namespace: str, key: str, *, now: str) -> bytes | None:
+        """The value, if there is one that has not expired."""
+
+    def keep(self, entries: Sequence[Entry], *, now: str) -> None:
+        """Put these in, in place of those with the same keys, and remove some of what has expired."""
+
+    def forget(self, namespaces: Sequence[str] | None = None) -> None:
+        """Remove what is in these namespaces, or everything."""
+
+    def close(self) -> None:
+        """Give back what it holds open. Called when the graph is closed; it may be used again afterwards."""
 
 
 class Transaction(Protocol):
@@ -94,7 +124,7 @@ class Transaction(Protocol):
         """Take everything back. Does nothing once the transaction has ended."""
 
 
-class Store(Protocol):
+class Store(Cache, Protocol):
     """The contract. Failing database calls raise `StoreError`s, never the driver's own."""
 
     name: str  # where it is, without secrets: for messages
@@ -153,7 +183,8 @@ class Store(Protocol):
         """Those that nobody has taken yet, oldest first."""
 
     def delete(self, thread_id: str) -> bool:
-        """Remove a thread with all its rows and snapshots; False if there was none."""
+        """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
+        none."""
 
     def transaction(self) -> Transaction:
         """Begin one. Raises CallError if this store has no connections to give."""
@@ -185,18 +216,23 @@ def check_claim(thread_id: str, claim: Claim) -> None:
             check_text(column, value)
 
 
+def check_id(name: str, argument: str = "thread_id") -> None:
+    check_text(argument, name)
+    if len(name.encode()) > MAX_ID_BYTES:
+        problem = f"is {len(name.encode())} bytes long, beginning with {name[:40]!r}"
+        raise ArgumentError(argument=argument, problem=problem, fix=f"Use at most {MAX_ID_BYTES} bytes.")
+
+
+def check_entry(namespace: str, key: str = "") -> None:
+    check_id(namespace, "namespace")
+    check_text("key", key)
+
+
 def check_leases(leases: Sequence[tuple[str, str]], expires_at: str) -> None:
     check_text("expires_at", expires_at)
     for thread_id, owner in leases:
         check_id(thread_id)
         check_text("owner", owner)
-
-
-def check_id(thread_id: str) -> None:
-    check_text("thread_id", thread_id)
-    if len(thread_id.encode()) > MAX_ID_BYTES:
-        problem = f"is {len(thread_id.encode())} bytes long, beginning with {thread_id[:40]!r}"
-        raise ArgumentError(argument="thread_id", problem=problem, fix=f"Use at most {MAX_ID_BYTES} bytes.")
 
 
 def check_text(argument: str, text: str) -> None:

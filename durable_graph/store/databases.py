@@ -5,7 +5,7 @@ ours in `Database.failure`. Connections are the drivers' own, taken from SQLAlch
 5 to 15 µs, as much as a whole step may cost here. They are in autocommit, so that one INSERT is one transaction.
 
     Sqlite     one connection writes, under a lock; readers have others and go beside it (WAL)
-    Postgres   every write takes a connection of its own; the server lets them share commits
+    Postgres   several connections write; who finds all of them busy shares a commit with the others that wait
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_T
 
 SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
 BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
-POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise
+POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise; ?pool_size=
 
 
 class Lost(Exception):
@@ -54,6 +54,7 @@ def parse_url(url: str | URL) -> URL:
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
         return _sqlite_url(parsed)
     if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
+        _pool_size(parsed)
         return parsed.set(drivername="postgresql+psycopg")
     raise _wrong_url(
         f"{parsed.drivername!r} is no database this library knows",
@@ -88,6 +89,13 @@ def _timeout(url: URL) -> float:
         if seconds >= 0 and math.isfinite(seconds):
             return seconds
     raise _wrong_url(f"timeout={given!r} is not possible", "Give seconds: ?timeout=5")
+
+
+def _pool_size(url: URL) -> int:
+    given = url.query.get("pool_size", str(POOL_SIZE))
+    if isinstance(given, str) and given.isdecimal() and 1 <= int(given) <= 1000:
+        return int(given)
+    raise _wrong_url(f"pool_size={given!r} is not possible", "Give a number of connections: ?pool_size=4")
 
 
 def _wrong_url(problem: str, fix: str) -> ArgumentError:
@@ -274,10 +282,11 @@ _SQLITE_FAILURES = {  # by primary result code: what is wrong, what to do
 class _Ticket:
     """A row that waits for a commit."""
 
-    __slots__ = ("error", "values", "written")
+    __slots__ = ("error", "taken", "values", "written")
 
     def __init__(self, values: Sequence[Any]) -> None:
         self.values = values
+        self.taken = False  # somebody is about to commit it
         self.written: bool | None = None
         self.error: BaseException | None = None
 
@@ -545,6 +554,9 @@ class Postgres(Database):
         self._driver = psycopg
         for engine in (self.engine, self._nodes_engine):
             event.listen(engine, "connect", self._set_up)
+        self._leaders = _pool_size(url)  # threads that may yet commit at the same time
+        self._waiting: list[_Ticket] = []
+        self._turn = threading.Condition()
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
@@ -566,9 +578,89 @@ class Postgres(Database):
     def writer(self) -> AbstractContextManager[Any]:
         return self.reader()
 
+    # --- writing: who finds a connection free commits for all that wait
+
     def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        with self.reader() as connection:
-            return bool(connection.execute(sql, values).rowcount == 1)
+        ticket = _Ticket(values)
+        batch = self._lead(ticket)
+        if batch:
+            try:
+                self._commit(sql, batch)
+            finally:
+                self._follow_up(batch)
+        if ticket.error is not None:
+            raise ticket.error
+        return bool(ticket.written)
+
+    def _lead(self, mine: _Ticket) -> list[_Ticket]:
+        """Wait until somebody has committed this one, or until it is our turn: then for these."""
+        with self._turn:
+            self._waiting.append(mine)
+            try:
+                while mine.taken or not self._leaders:
+                    self._turn.wait()
+                    if mine.settled:
+                        return []
+            except BaseException:  # Ctrl-C
+                if not mine.taken:
+                    self._waiting.remove(mine)
+                raise
+            self._leaders -= 1
+            batch, self._waiting = self._waiting, []
+            for ticket in batch:
+                ticket.taken = True
+            return batch
+
+    def _follow_up(self, batch: Sequence[_Ticket]) -> None:
+        with self._turn:
+            self._leaders += 1
+            for ticket in batch:
+                if not ticket.settled:  # we were interrupted, and nobody knows whether the commit arrived
+                    ticket.error = Lost()
+            self._turn.notify_all()
+
+    def _commit(self, sql: str, batch: Sequence[_Ticket]) -> None:
+        with self._failing(batch), self.reader() as connection:
+            if len(batch) == 1:
+                batch[0].written = connection.execute(sql, batch[0].values).rowcount == 1
+                return
+            try:
+                self._insert_all(connection, sql, batch)
+            except self._driver.Error:
+                if not self.is_sound(connection):
+                    raise
+                for ticket in batch:  # one of them is to blame: the others must not suffer for it
+                    self._insert_alone(connection, sql, ticket)
+
+    @contextmanager
+    def _failing(self, batch: Sequence[_Ticket]) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            for ticket in batch:
+                if not ticket.settled:
+                    ticket.error = error
+
+    def _insert_all(self, connection: Any, sql: str, batch: Sequence[_Ticket]) -> None:
+        try:
+            with self.pipeline(connection):
+                connection.execute(self.begin)
+                cursors = [connection.execute(sql, ticket.values) for ticket in batch]
+                connection.execute("COMMIT")
+        except BaseException:
+            with suppress(Exception):
+                connection.rollback()
+            raise
+        for ticket, cursor in zip(batch, cursors, strict=True):
+            ticket.written = cursor.rowcount == 1
+
+    def _insert_alone(self, connection: Any, sql: str, ticket: _Ticket) -> None:
+        try:
+            ticket.written = connection.execute(sql, ticket.values).rowcount == 1
+        except self._driver.Error as error:
+            if not self.is_sound(connection):
+                raise
+            ticket.error = error
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
@@ -607,11 +699,11 @@ class Postgres(Database):
 
 def _engine(url: URL, **settings: Any) -> Engine:
     return create_engine(
-        url,
+        url.difference_update_query(["pool_size"]),
         paramstyle="format",
         hide_parameters=True,
         use_native_hstore=False,  # spares a query
-        pool_size=POOL_SIZE,
+        pool_size=_pool_size(url),
         max_overflow=0,
         pool_use_lifo=True,
         connect_args={

@@ -1,4 +1,5 @@
-"""The same contract in dictionaries: for graphs that keep nothing, and as the model that tests compare with.
+"""The same contracts in dictionaries: a store for graphs that keep nothing, as the model that tests compare with; and a
+cache.
 
 The rule: check everything first, then change; a lock makes the two one. Nothing survives the process.
 """
@@ -6,21 +7,80 @@ The rule: check everything first, then change; a lock makes the two one. Nothing
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from durable_graph.errors import ArgumentError, CallError, FencedError
 from durable_graph.store import (
     Claim,
+    Entry,
     Row,
     Signal,
     Thread,
     Transaction,
     check_claim,
+    check_entry,
     check_id,
     check_leases,
     check_row,
     check_text,
 )
+
+ENTRY_BYTES = 500  # of an entry's own objects, about
+
+
+class InMemoryCache:
+    """A cache in this process, for `compile(cache=InMemoryCache())`: one, or the same for several graphs.
+
+    max_bytes: of the values and keys in it, about; above that, what has not been used for longest makes room.
+    """
+
+    def __init__(self, max_bytes: int = 100_000_000) -> None:
+        if max_bytes < 0:
+            raise ArgumentError(argument="max_bytes", problem=f"{max_bytes} is below 0", fix="Give a number of bytes.")
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[tuple[str, str], Entry] = OrderedDict()  # used last: last
+        self._bytes = 0
+
+    def recall(self, namespace: str, key: str, *, now: str) -> bytes | None:
+        with self._lock:
+            entry = self._entries.get((namespace, key))
+            if entry is None:
+                return None
+            if entry.expires_at is not None and entry.expires_at <= now:
+                self._remove(entry)
+                return None
+            self._entries.move_to_end((namespace, key))
+            return entry.value
+
+    def keep(self, entries: Sequence[Entry], *, now: str) -> None:
+        with self._lock:
+            for entry in entries:
+                if (old := self._entries.get(entry[:2])) is not None:
+                    self._remove(old)
+                if _size(entry) <= self._max_bytes:
+                    self._entries[entry[:2]] = entry
+                    self._bytes += _size(entry)
+            while self._bytes > self._max_bytes:
+                self._remove(next(iter(self._entries.values())))
+
+    def forget(self, namespaces: Sequence[str] | None = None) -> None:
+        with self._lock:
+            for entry in list(self._entries.values()):
+                if namespaces is None or entry.namespace in namespaces:
+                    self._remove(entry)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def _remove(self, entry: Entry) -> None:
+        del self._entries[entry[:2]]
+        self._bytes -= _size(entry)
+
+
+def _size(entry: Entry) -> int:
+    return len(entry.value) + len(entry.key) + len(entry.namespace) + ENTRY_BYTES
 
 
 class MemoryStore:
@@ -33,6 +93,7 @@ class MemoryStore:
         self._rows: dict[str, dict[int, Row]] = {}
         self._snapshots: dict[str, dict[int, bytes]] = {}
         self._signals: dict[str, dict[str, Signal]] = {}
+        self._cache = InMemoryCache()
 
     def append(
         self,
@@ -109,6 +170,8 @@ class MemoryStore:
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
         with self._lock:
+            for called in [name for name, thread in self._threads.items() if thread.called_by == thread_id]:
+                self.delete(called)
             self._rows.pop(thread_id, None)
             self._snapshots.pop(thread_id, None)
             self._signals.pop(thread_id, None)
@@ -157,6 +220,20 @@ class MemoryStore:
             found = self._snapshots.get(thread_id, {})
             newest = max((step for step in found if step <= until), default=None)
             return None if newest is None else (newest, found[newest])
+
+    def recall(self, namespace: str, key: str, *, now: str) -> bytes | None:
+        check_entry(namespace, key)
+        return self._cache.recall(namespace, key, now=now)
+
+    def keep(self, entries: Sequence[Entry], *, now: str) -> None:
+        for entry in entries:
+            check_entry(entry.namespace, entry.key)
+        self._cache.keep(entries, now=now)
+
+    def forget(self, namespaces: Sequence[str] | None = None) -> None:
+        for namespace in namespaces or ():
+            check_entry(namespace)
+        self._cache.forget(namespaces)
 
     def transaction(self) -> Transaction:
         raise CallError(problem="a store in memory has no database connection", fix="Use SQLite or Postgres.")

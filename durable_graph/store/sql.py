@@ -23,10 +23,12 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     Select,
+    Text,
     bindparam,
     delete,
     event,
     func,
+    or_,
     select,
     true,
     tuple_,
@@ -39,19 +41,23 @@ from sqlalchemy.sql import ClauseElement
 from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError
 from durable_graph.store import (
     Claim,
+    Entry,
     Row,
     Signal,
     Thread,
     check_claim,
+    check_entry,
     check_id,
     check_leases,
     check_row,
     check_text,
 )
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
+from durable_graph.store.tables import cache as kept
 from durable_graph.store.tables import checkpoints, signals, snapshots, threads
 
 BATCH_ROWS = 500
+PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
 BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
@@ -168,7 +174,10 @@ class SqlStore:
     def _delete(self, database: Database, thread_id: str) -> bool:
         with database.transaction() as connection:
             connection.execute(database.begin)
-            found = [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
+            called = [name for (name,) in connection.execute(*self._sql.called.bind(thread_id=thread_id)).fetchall()]
+            for name in called:
+                self._remove(connection, name)
+            found = self._remove(connection, thread_id)
             connection.execute("COMMIT")
         return bool(found[0])
 
@@ -178,6 +187,9 @@ class SqlStore:
     def has(self, row: Row) -> bool:
         """Whether exactly this row is stored."""
         return list(self.rows(row.thread_id, after=row.step - 1, until=row.step)) == [row]
+
+    def _remove(self, connection: Any, thread_id: str) -> list[int]:
+        return [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
 
     # When a connection is lost, nobody knows whether the commit arrived. Then the same is tried again: if that is
     # refused although exactly this is stored, it was the first attempt that stored it.
@@ -270,6 +282,43 @@ class SqlStore:
         statement = self._sql.snapshot.bind(thread_id=thread_id, until=_clamp(until))
         found = self._run(Database.fetch, *statement)
         return (found[0][0], found[0][1]) if found else None
+
+    # --- the cache
+
+    def recall(self, namespace: str, key: str, *, now: str) -> bytes | None:
+        check_entry(namespace, key)
+        statement = self._sql.recall.bind(namespace=namespace, key=key, now=now)
+        found = self._run(Database.fetch, *statement)
+        return bytes(found[0][0]) if found else None
+
+    def keep(self, entries: Sequence[Entry], *, now: str) -> None:
+        for entry in entries:
+            check_entry(entry.namespace, entry.key)
+        # sorted: on Postgres two that keep the same entries would wait for each other
+        self._run(self._keep, sorted(entries, key=lambda entry: entry[:2]), now)
+
+    def _keep(self, database: Database, entries: Sequence[Entry], now: str) -> None:
+        with database.transaction() as connection:
+            with database.pipeline(connection):
+                connection.execute(database.begin)
+                for entry in entries:
+                    connection.execute(*self._sql.keep.bind(**entry._asdict()))
+                connection.execute(*self._sql.purge.bind(now=now, count=PURGE_ROWS))
+            connection.execute("COMMIT")
+
+    def forget(self, namespaces: Sequence[str] | None = None) -> None:
+        for namespace in namespaces or ():
+            check_entry(namespace)
+        self._run(self._forget, namespaces)
+
+    def _forget(self, database: Database, namespaces: Sequence[str] | None) -> None:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            if namespaces is None:
+                connection.execute(*self._sql.forget_all.bind())
+            for namespace in namespaces or ():
+                connection.execute(*self._sql.forget.bind(namespace=namespace))
+            connection.execute("COMMIT")
 
     # --- opening and closing
 
@@ -466,6 +515,7 @@ class Statements:
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
         tables = (threads, checkpoints, snapshots, signals)
         self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
+        self.called = self._called()
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
         self.newest_rows = self._page(newest_first=True)
@@ -473,11 +523,23 @@ class Statements:
         self.send = self._made(self._insert(signals).on_conflict_do_nothing())
         self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
         self.take_signal = self._made(delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id)))
+        self.recall = self._recall()
+        self.keep = self._keep()
+        self.purge = self._purge()
+        self.forget = self._made(delete(kept).where(_is(kept.c.namespace)))
+        self.forget_all = self._made(delete(kept))
         self.threads = cache(self._threads)
         self.running = self._running()
         self._renewal = cache(self._renewal_of)
         self._new_thread = cache(self._new_thread_with)
         self._change_thread = cache(self._change_thread_in)
+
+    def _called(self) -> Statement:
+        """The threads that a thread called, and those that they called."""
+        calls = select(threads.c.thread_id).where(threads.c.called_by == bindparam("thread_id", type_=Text()))
+        below = calls.cte("below", recursive=True)
+        deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
+        return self._made(select(below.union(deeper).c.thread_id))
 
     def claim(self, thread_id: str, claim: Claim) -> Bound:
         """The change of a thread's row that happens only if its epoch is the one seen."""
@@ -538,6 +600,21 @@ class Statements:
         newest = select(found.step, found.state).order_by(found.step.desc()).limit(1)
         return self._made(newest.where(_is(found.thread_id), found.step <= _number("until")))
 
+    def _recall(self) -> Statement:
+        fresh = or_(kept.c.expires_at.is_(None), kept.c.expires_at > _now())
+        return self._made(select(kept.c.value).where(_is(kept.c.namespace), _is(kept.c.key), fresh))
+
+    def _keep(self) -> Statement:
+        insert = self._insert(kept)
+        new = {"value": insert.excluded.value, "expires_at": insert.excluded.expires_at}
+        return self._made(insert.on_conflict_do_update(index_elements=list(kept.primary_key), set_=new))
+
+    def _purge(self) -> Statement:
+        """A few of those that have expired, oldest first; on Postgres not those that somebody is just replacing."""
+        expired = select(kept.c.namespace, kept.c.key).where(kept.c.expires_at <= _now())
+        expired = expired.order_by(kept.c.expires_at).limit(_number("count")).with_for_update(skip_locked=True)
+        return self._made(delete(kept).where(tuple_(kept.c.namespace, kept.c.key).in_(expired)))
+
     def _page(self, *, newest_first: bool) -> Statement:
         thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
         page = select(checkpoints).where(_is(thread_id), step > _number("after"), step <= _number("until"))
@@ -568,6 +645,10 @@ def _is(column: Column[Any]) -> ColumnElement[bool]:
 
 def _new(*columns: str) -> dict[str, BindParameter[Any]]:
     return {name: bindparam(f"new_{name}", type_=threads.c[name].type) for name in columns}
+
+
+def _now() -> BindParameter[str]:
+    return bindparam("now", type_=Text())
 
 
 def _number(name: str) -> BindParameter[int]:

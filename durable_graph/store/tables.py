@@ -45,6 +45,7 @@ threads = Table(
     Column("epoch", BigInteger, nullable=False),
     Column("parent_thread_id", Text),
     Column("parent_step", BigInteger),
+    Column("called_by", Text),
     Column("lease_owner", Text),
     Column("lease_since", Text),
     Column("lease_expires_at", Text),
@@ -55,6 +56,7 @@ threads = Table(
 )
 Index(None, threads.c.updated_at)
 Index(None, threads.c.status, threads.c.updated_at)
+Index(None, threads.c.called_by)
 
 snapshots = Table(
     "snapshots",
@@ -72,6 +74,17 @@ signals = Table(
     Column("name", Text, nullable=False),
     Column("value", LargeBinary, nullable=False),
 )
+
+# Not of the log: what nodes with a cache policy returned. Any row of it may be deleted at any time.
+cache = Table(
+    "cache",
+    metadata,
+    Column("namespace", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+    Column("expires_at", Text),
+)
+Index(None, cache.c.expires_at)
 
 # Alembic's own table, in Alembic's shape, for files that get their schema without Alembic.
 version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True, nullable=False))

@@ -1,4 +1,4 @@
-"""The log, its threads, their snapshots and signals.
+"""The log, its threads, their snapshots and signals; and a cache of what nodes returned.
 
 Number 0001, after nothing. Once released, never changed.
 """
@@ -38,6 +38,7 @@ def upgrade() -> None:
         sa.Column("epoch", sa.BigInteger, nullable=False),
         sa.Column("parent_thread_id", sa.Text),
         sa.Column("parent_step", sa.BigInteger),
+        sa.Column("called_by", sa.Text),
         sa.Column("lease_owner", sa.Text),
         sa.Column("lease_since", sa.Text),
         sa.Column("lease_expires_at", sa.Text),
@@ -49,6 +50,7 @@ def upgrade() -> None:
     )
     op.create_index("ix_threads_updated_at", "threads", ["updated_at"])
     op.create_index("ix_threads_status_updated_at", "threads", ["status", "updated_at"])
+    op.create_index("ix_threads_called_by", "threads", ["called_by"])
     op.create_table(
         "snapshots",
         sa.Column("thread_id", sa.Text, nullable=False),
@@ -64,9 +66,19 @@ def upgrade() -> None:
         sa.Column("value", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("thread_id", "id", name="pk_signals"),
     )
+    op.create_table(
+        "cache",
+        sa.Column("namespace", sa.Text, nullable=False),
+        sa.Column("key", sa.Text, nullable=False),
+        sa.Column("value", sa.LargeBinary, nullable=False),
+        sa.Column("expires_at", sa.Text),
+        sa.PrimaryKeyConstraint("namespace", "key", name="pk_cache"),
+    )
+    op.create_index("ix_cache_expires_at", "cache", ["expires_at"])
 
 
 def downgrade() -> None:
+    op.drop_table("cache")
     op.drop_table("signals")
     op.drop_table("snapshots")
     op.drop_table("threads")
