@@ -19,6 +19,7 @@ from durable_graph.core.model import (
     StreamEvent,
     StreamMode,
     TimeoutPolicy,
+    Wait,
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.schema import IsLastStep, RemainingSteps
@@ -47,6 +48,7 @@ from durable_graph.errors import (
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    ThreadWaitingError,
     UnknownInterruptError,
     UnstorableValueError,
 )
@@ -115,11 +117,13 @@ __all__ = [
     "ThreadBusyError",
     "ThreadExistsError",
     "ThreadNotFoundError",
+    "ThreadWaitingError",
     "TimeoutPolicy",
     "TypeHook",
     "UnknownInterruptError",
     "Unregistered",
     "UnstorableValueError",
+    "Wait",
     "add_messages",
     "declare_replayable",
     "entrypoint",
