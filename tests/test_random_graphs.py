@@ -38,6 +38,7 @@ from durable_graph import (
     Send,
     StateGraph,
     UnknownInterruptError,
+    beat,
     interrupt,
     leases,
 )
@@ -530,6 +531,8 @@ class Story:
         owner = leases.hold(f"crash-{act.number}")
         run = session._begin(owner)
         leases.let_go(owner)  # nobody gives the lease back, and its owner is seen to be gone
+        if (ending := beat.let_go(owner)) is not None:
+            ending.join()
         with suppress(Broken, Died):
             Simulator(self.world.store, act.number, act.number, act.flag).drive(run.steps())
 
