@@ -19,6 +19,7 @@ from durable_graph.core.model import (
     StreamEvent,
     StreamMode,
     TimeoutPolicy,
+    Wait,
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.schema import IsLastStep, RemainingSteps
@@ -48,6 +49,7 @@ from durable_graph.errors import (
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    ThreadWaitingError,
     UnknownInterruptError,
     UnstorableValueError,
 )
@@ -117,11 +119,13 @@ __all__ = [
     "ThreadBusyError",
     "ThreadExistsError",
     "ThreadNotFoundError",
+    "ThreadWaitingError",
     "TimeoutPolicy",
     "TypeHook",
     "UnknownInterruptError",
     "Unregistered",
     "UnstorableValueError",
+    "Wait",
     "add_messages",
     "declare_replayable",
     "entrypoint",

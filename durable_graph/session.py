@@ -349,7 +349,7 @@ def _below(call: Call, caller: Runtime[Any], place: Place) -> Call:
         answers=caller._answers,
         origin=caller._children.get(place.key),
         base=_base(caller, place),
-        alive=leases.is_here,  # who else ran it did so for the run above, whose lease is ours now
+        alive=leases.is_held,  # who else ran it did so for the run above, whose lease is ours now
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,
     )

@@ -107,7 +107,7 @@ def merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
         if key in base and key in config:
             both[key] = {**_mapping(base, key), **_mapping(config, key)}
     if "tags" in base and "tags" in config:
-        both["tags"] = [*_tags(base["tags"]), *_tags(config["tags"])]
+        both["tags"] = list(dict.fromkeys([*_tags(base["tags"]), *_tags(config["tags"])]))
     if base.get("callbacks") and config.get("callbacks"):
         both["callbacks"] = _joined(base["callbacks"], config["callbacks"])
     return both

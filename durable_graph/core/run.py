@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -555,7 +555,7 @@ class Run:
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        job.make_runtime, job.step, job.remaining = self._entry_runtime, self.position.step, self.remaining
         job.surrounds = self.call.surround is not None
         job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
@@ -842,6 +842,10 @@ class Run:
         """Of a node that was renamed while this thread lived: what was kept or asked under it is still found."""
         names: Mapping[str, str] = self.position.graph.get("formerly", {})
         return names.get(node, node)
+
+    def _entry_runtime(self, job: Job) -> Runtime[Any]:
+        """For a router that is asked before there is a row which could keep a custom event."""
+        return replace(self._runtime(job), stream_writer=_no_stream)
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
@@ -1157,6 +1161,13 @@ def _caller(call: Job) -> Job:
     while call.parent is not None:
         call = call.parent
     return call
+
+
+def _no_stream(data: Any) -> None:
+    raise CallError(
+        problem="a router after START, or one that update_state asks, has called the stream writer",
+        fix="Send custom events from nodes, or from routers after them: there is no row yet that could keep this one.",
+    )
 
 
 def _connection_of(job: Job, awaits: bool) -> Any:
