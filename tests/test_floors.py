@@ -35,6 +35,7 @@ FLOORS = (  # lowest first
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},
+    {"testing"},
     {WINDOW},
     {"cli.show"},
     {"cli.ending"},
@@ -52,7 +53,7 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "compiled", "drivers", "session"},
+    "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
     "langchain_core": {"langchain"},
     "orjson": {"cli", "codec", "core.chain"},
