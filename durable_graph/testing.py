@@ -8,7 +8,8 @@ one moment and from then on refuses everything, as the database of a process tha
 as you would continue it, and must end as it does undisturbed.
 
     moment                                        what has happened then
-    before a row is saved                         the node has returned, and nobody will know
+    when a node has returned                      its work is done, and nobody will know
+    before a row is saved                         so is that of its siblings whose rows are saved with it
     after a row is saved                          its event is not shown
     before, after a lease is given back           nothing else is to be done
     crash_point("name") in your fake service      the node is in the middle of its work
@@ -424,11 +425,15 @@ def _watched(fate: _Fate) -> Iterator[Counter[str]]:
 
     def node(graph: Graph, position: Position, job: Job, error: Any = None) -> Steps:
         met(job, position.thread_id, job.task.node)
-        return (yield from before["run_node"](graph, position, job, error))
+        result = yield from before["run_node"](graph, position, job, error)
+        fate.pass_by(f"when {job.task.node!r} had returned")
+        return result
 
     def call(function: Callable[..., Any], arg: Any, timeout: Any, job: Job) -> Steps:
         met(job, job.runtime().thread_id, f"{job.task.node}()")
-        return (yield from before["run_call"](function, arg, timeout, job))
+        result = yield from before["run_call"](function, arg, timeout, job)
+        fate.pass_by(f"when {job.task.node!r} had returned")
+        return result
 
     vars(engine).update(run_node=node, run_call=call)
     _fate = fate
@@ -485,8 +490,18 @@ def _report(expected: _End, ends: Sequence[_End]) -> CrashReport:
             harmless |= {*again}
         else:
             found.append(Finding(str(end.moment), again, (), difference))
-    findings = [replace(one, suspects=tuple(n for n in one.again if n not in harmless) or one.again) for one in found]
-    return CrashReport(len(ends), frozenset(every), tuple(findings))
+    return CrashReport(len(ends), frozenset(every), _blamed(found, harmless))
+
+
+def _blamed(found: Sequence[Finding], harmless: Collection[str]) -> tuple[Finding, ...]:
+    """Where several ran again, those that were guilty alone elsewhere explain it; whoever else is guilty will be found
+    when they are put right."""
+    left = [tuple(name for name in one.again if name not in harmless) or one.again for one in found]
+    certain = {names[0] for names in left if len(names) == 1}
+    return tuple(
+        replace(one, suspects=tuple(name for name in names if name in certain) or names)
+        for one, names in zip(found, left, strict=True)
+    )
 
 
 def _difference(expected: _End, end: _End) -> str | None:
@@ -540,8 +555,9 @@ def check_crashes(graph: StateGraph[Any] | CompiledGraph[Any], input: Any, **opt
     options: see `Options`. Without `effects` only the state tells of a node that has done its work twice. A graph that
         uses `runtime.connection` needs `database`, as `lambda: f"sqlite:///{tmp_path / uuid4().hex}.db"`.
 
-    Returns the report; `report.check()` raises AssertionError. There are two runs for each row and one for each
-    `crash_point()` that is passed by. Not to be called side by side in one process, where it also sets the clock.
+    Returns the report; `report.check()` raises AssertionError. There are two runs for each row, one for each call of a
+    node and one for each `crash_point()` that is passed by. Not to be called side by side in one process, where it also
+    sets the clock.
     Raises what the graph raises undisturbed; ArgumentError; CallError if two undisturbed runs do not end alike.
     """
     check = _checked(graph, input, options)
