@@ -7,6 +7,7 @@ The first split is who has to act; each message says what happened, where, and w
     ├── NodeCodeError                            whoever wrote the node, reducer or router
     │   ├── InvalidUpdateError
     │   ├── UnstorableValueError (TypeError)
+    │   ├── MutatedInputError (RuntimeError)
     │   ├── NodeTimeoutError
     │   └── RoutingError
     ├── CallError                            whoever called the graph
@@ -84,6 +85,12 @@ class InvalidUpdateError(NodeCodeError):
 
 class UnstorableValueError(NodeCodeError, TypeError):
     """{path} holds a {type}, which cannot be stored faithfully: {problem}. {fix}"""
+
+
+class MutatedInputError(NodeCodeError, RuntimeError):
+    """Node {node!r} of thread {thread_id!r} changed its input in place: {path} is not what it was before the call
+    (after step {step}). Such a change is in no row, so nobody finds it after a crash: leave the input as it is, and
+    return what is to change."""
 
 
 class RoutingError(NodeCodeError):

@@ -280,6 +280,7 @@ class StateGraph(Generic[StateT]):
         key: bytes | str | None = None,
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
+        strict: bool = False,
     ) -> CompiledGraph[StateT]:
         """Check the drawing and make it runnable.
 
@@ -303,6 +304,10 @@ class StateGraph(Generic[StateT]):
             Called when a thread whose last run was on another drawing is continued, before anything else; what it
             returns is recorded with the run's first row, so that it is not called again for that thread. A function
             of another name counts as another drawing.
+        strict: a node that changes its input in place fails with MutatedInputError, which names the key path. Each
+            node then works on a copy of the state, which is compared afterwards: time in proportion to the state. For
+            tests and for finding such nodes. Not for what a Send brings, which is the node's own, nor for the nodes of
+            subgraphs, which are compiled by themselves.
         store, transformers: of LangGraph's; refused, as there is nothing here that they could change.
 
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
@@ -320,6 +325,8 @@ class StateGraph(Generic[StateT]):
             interrupt_after=after,
             aliases=dict(aliases or {}),
         )
+        if strict:
+            graph = replace(graph, nodes={name: replace(node, strict=True) for name, node in graph.nodes.items()})
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
         known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
         codec = Codec([*RECORDED, *known])

@@ -20,7 +20,8 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors"},
-    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"},
+    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"}
+    | {"core.difference"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
@@ -34,6 +35,7 @@ FLOORS = (  # lowest first
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},
+    {"testing"},
     {WINDOW},
     {"cli.show"},
     {"cli.ending"},
@@ -51,7 +53,7 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "compiled", "drivers", "session"},
+    "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
     "langchain_core": {"langchain"},
     "orjson": {"cli", "codec", "core.chain"},

@@ -13,6 +13,7 @@ from typing import Any
 
 from durable_graph.core.caching import Memo
 from durable_graph.core.channels import MISSING, Values, detached
+from durable_graph.core.difference import first_difference
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
 from durable_graph.core.planner import (
@@ -28,7 +29,7 @@ from durable_graph.core.planner import (
     with_pushed,
 )
 from durable_graph.core.runtime import Runtime, current
-from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
+from durable_graph.errors import CallError, GraphInterrupt, MutatedInputError, ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
@@ -62,7 +63,10 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
     node = graph.nodes[job.task.node]
     entered = _enter(job)
     try:
-        given = node_input(node, position, job.task.arg, job.remaining)
+        given = before = node_input(node, position, job.task.arg, job.remaining)
+        watched = node.strict and job.task.arg is MISSING  # a Send's payload is the node's own to change
+        if watched:
+            given = detached(before)  # its own, lest it is blamed for what a sibling does
         if job.memo is not None:
             update, goto = yield from _remembered(graph, position, job, job.memo, given)
         else:
@@ -72,6 +76,8 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
                 output = below.command
             update, goto = interpret(graph, node.name, output)
             goto = check_targets(graph, node.name, goto) if goto else goto
+        if watched:
+            _check_unchanged(node, position, before, given)
         if job.pushed:
             update = with_pushed(graph, node.name, job.pushed, update)
         if node.branches:
@@ -80,6 +86,12 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
     finally:
         job.ended = True
         _leave(entered)
+
+
+def _check_unchanged(node: Node, position: Position, before: Any, after: Any) -> None:
+    path = first_difference(before, after, "state")
+    if path is not None:
+        raise MutatedInputError(node=node.name, thread_id=position.thread_id, step=position.step, path=path)
 
 
 def _remembered(
