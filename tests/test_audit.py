@@ -198,7 +198,7 @@ def test_a_log_written_anew(database_url: str) -> None:
     with drawing().compile(database_url) as graph:
         graph.invoke({"n": 0}, CONFIG)
         head = graph.verify(CONFIG)
-        graph.delete_thread("t") if hasattr(graph, "delete_thread") else stored(graph).delete("t")
+        stored(graph).delete("t")
         graph.invoke({"n": 0}, CONFIG)
         assert graph.verify(CONFIG).ok
         assert found(graph.verify(CONFIG, head=head)) == [(8, "altered")]
@@ -374,6 +374,27 @@ def test_bytes_that_are_no_text_keep_their_hash(store: Store) -> None:
     assert store.thread("t") == thread._replace(
         status="pending", lease_owner=None, lease_since=None, lease_expires_at=None
     )  # nobody runs it here, and nobody has died
+
+
+def plain_thread(name: str, called_by: str | None = None) -> list[Thread | Row]:
+    times = "2026", "2026"
+    row = Row(name, 0, None, "input", 0, None, None, "r", 1, b"{}", "2026", name.encode().ljust(32))
+    return [Thread(name, "g", "f", "finished", 1, None, None, called_by, None, None, None, None, *times, b"{}"), row]
+
+
+def test_what_a_store_puts_back(store: Store) -> None:
+    a, b, c = plain_thread("a"), plain_thread("b", "a"), plain_thread("c", "b")
+    store.restore([*a, *b, *c])
+    assert sorted(store.called("a")) == ["b", "c"]
+    assert store.called("c") == store.called("nope") == []
+    store.restore([*plain_thread("d"), *a, *b])  # those behind the first may be there
+    other = a[1]._replace(hash=bytes(32))
+    for items in ([*a], [*plain_thread("e"), a[0], other], [*plain_thread("e"), a[0], a[1]._replace(step=1)]):
+        with pytest.raises(ThreadExistsError, match="'a'"):
+            store.restore(items)
+    assert sorted(thread.thread_id for thread in store.threads()) == ["a", "b", "c", "d"]
+    assert [*store.rows("e")] == []
+    assert [*store.rows("a")] == [a[1]]
 
 
 def test_what_is_there_is_not_overwritten(family: CompiledGraph[State], elsewhere: CompiledGraph[State]) -> None:
