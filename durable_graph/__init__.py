@@ -33,6 +33,7 @@ from durable_graph.errors import (
     DrawingError,
     DurableGraphError,
     EmptyInputError,
+    ExportError,
     FencedError,
     GraphBubbleUp,
     GraphInterrupt,
@@ -55,7 +56,7 @@ from durable_graph.errors import (
 )
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
-from durable_graph.log import Log
+from durable_graph.log import Log, verify_export
 from durable_graph.messages import MessagesState, add_messages, push_message
 from durable_graph.recovery import Recovered
 from durable_graph.store import Cache, Entry, Thread
@@ -80,6 +81,7 @@ __all__ = [
     "DurableGraphError",
     "EmptyInputError",
     "Entry",
+    "ExportError",
     "FencedError",
     "Finding",
     "GraphBubbleUp",
@@ -135,4 +137,5 @@ __all__ = [
     "interrupt",
     "push_message",
     "task",
+    "verify_export",
 ]

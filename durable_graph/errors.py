@@ -19,6 +19,7 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── UnknownInterruptError
     │   ├── ThreadWaitingError
     │   ├── ThreadExistsError
+    │   ├── ExportError (ValueError)
     │   └── ThreadBusyError
     ├── ChangedGraphError                    whoever changed the code under a running thread
     │   └── MigrationError
@@ -137,7 +138,13 @@ class ThreadWaitingError(CallError):
 
 
 class ThreadExistsError(CallError):
-    """There already is a thread {thread_id!r}. Choose another id: a fork never overwrites."""
+    """There already is a thread {thread_id!r}. Choose another id, or delete that thread: neither a fork nor an import
+    overwrites one."""
+
+
+class ExportError(CallError, ValueError):
+    """Line {line} of the export cannot be imported: {problem}. Nothing was written. Check the file with
+    `durable-graph verify --file`, and export the thread again."""
 
 
 class ThreadBusyError(CallError):

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_or
 from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.address import RESERVED
+from durable_graph.core.chain import Key
 from durable_graph.core.channels import Channel, name_of
 from durable_graph.core.model import (
     END,
@@ -277,7 +278,7 @@ class StateGraph(Generic[StateT]):
         name: str | None = None,
         transformers: None = None,
         types: Iterable[Storable] = (),
-        key: bytes | str | None = None,
+        key: Key = None,
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
         strict: bool = False,
@@ -296,7 +297,8 @@ class StateGraph(Generic[StateT]):
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
             besides those that the schemas mention; a TypeHook for a class that is none of these. Those of subgraphs are
             known without saying, and langchain-core's messages where the application has imported them.
-        key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
+        key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none. Several,
+            to change it: the first signs what is new, any of them may have signed what there is.
         aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
             reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
             the new name; the rows that there are keep the old one.

@@ -27,7 +27,7 @@ FLOORS = (  # lowest first
     {"codec", "core.model", "store.tables"},
     {"core.picture", "core.planner", "core.runtime", "store", "store.databases"},
     {"core.changes", "core.effects", "core.verify", "messages"},
-    {"cache", "core.caching", "core.history", "core.projection"},
+    {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
@@ -56,7 +56,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
     "langchain_core": {"langchain"},
-    "orjson": {"cli", "codec", "core.chain"},
+    "orjson": {"cli", "codec", "core.chain", "core.export"},
     "psycopg": {"store.databases"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "rich": {"cli", "cli.runner", "cli.show"},

@@ -7,7 +7,7 @@ contract in dictionaries; `tests/test_store_contract.py` holds every store to it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from durable_graph.errors import ArgumentError
@@ -186,6 +186,17 @@ class Store(Cache, Protocol):
         """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
         none."""
 
+    def called(self, thread_id: str) -> list[str]:
+        """The threads that a thread called, and those that they called."""
+
+    def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
+        """Put threads back as they were, each followed by its rows and signals, all in one transaction: what `items`
+        raises takes everything back. They are asked for as they are written, and never asked for anything twice.
+
+        The first thread must not be there; ThreadExistsError else. A later one may be, if it has the same rows: then
+        nothing of it is written.
+        """
+
     def transaction(self) -> Transaction:
         """Begin one. Raises CallError if this store has no connections to give."""
 
@@ -214,6 +225,17 @@ def check_claim(thread_id: str, claim: Claim) -> None:
     for column, value in claim.values.items():
         if isinstance(value, str):
             check_text(column, value)
+
+
+def check_item(item: Thread | Row | Signal) -> None:
+    """Of a thread that is put back."""
+    if isinstance(item, Row):
+        check_row(item)
+        return
+    check_id(item.thread_id)
+    for field, value in item._asdict().items():
+        if isinstance(value, str):
+            check_text(field, value)
 
 
 def check_id(name: str, argument: str = "thread_id") -> None:

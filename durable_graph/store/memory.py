@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from durable_graph.errors import ArgumentError, CallError, FencedError
+from durable_graph.errors import ArgumentError, CallError, FencedError, ThreadExistsError
 from durable_graph.store import (
     Claim,
     Entry,
@@ -21,6 +21,7 @@ from durable_graph.store import (
     check_claim,
     check_entry,
     check_id,
+    check_item,
     check_leases,
     check_row,
     check_text,
@@ -176,6 +177,36 @@ class MemoryStore:
             self._snapshots.pop(thread_id, None)
             self._signals.pop(thread_id, None)
             return self._threads.pop(thread_id, None) is not None
+
+    def called(self, thread_id: str) -> list[str]:
+        check_id(thread_id)
+        with self._lock:
+            below = [name for name, thread in self._threads.items() if thread.called_by == thread_id]
+            return [*below, *(name for each in below for name in self.called(each))]
+
+    def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
+        given = list(items)  # all of it is to be kept here anyway
+        with self._lock:
+            there = set(self._threads)
+            for place, item in enumerate(given):
+                check_item(item)
+                if item.thread_id not in there:
+                    continue
+                if place == 0 or (isinstance(item, Row) and self._hash_at(item) != item.hash):
+                    raise ThreadExistsError(thread_id=item.thread_id)
+            for item in given:
+                if item.thread_id in there:
+                    continue
+                if isinstance(item, Thread):
+                    self._threads[item.thread_id] = item
+                elif isinstance(item, Row):
+                    self._rows.setdefault(item.thread_id, {})[item.step] = item
+                else:
+                    self._signals.setdefault(item.thread_id, {})[item.id] = item
+
+    def _hash_at(self, row: Row) -> bytes | None:
+        found = self._rows.get(row.thread_id, {}).get(row.step)
+        return None if found is None else found.hash
 
     def thread(self, thread_id: str) -> Thread | None:
         check_id(thread_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
@@ -38,7 +38,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
-from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError
+from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError, ThreadExistsError
 from durable_graph.store import (
     Claim,
     Entry,
@@ -48,6 +48,7 @@ from durable_graph.store import (
     check_claim,
     check_entry,
     check_id,
+    check_item,
     check_leases,
     check_row,
     check_text,
@@ -180,6 +181,39 @@ class SqlStore:
             found = self._remove(connection, thread_id)
             connection.execute("COMMIT")
         return bool(found[0])
+
+    def called(self, thread_id: str) -> list[str]:
+        check_id(thread_id)
+        return [name for (name,) in self._run(Database.fetch, *self._sql.called.bind(thread_id=thread_id))]
+
+    def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
+        self._run(self._restore, items, again=self._restore_again)
+
+    def _restore(self, database: Database, items: Iterable[Thread | Row | Signal]) -> None:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            first, there = True, ""  # the thread that was here before
+            for item in items:
+                check_item(item)
+                if isinstance(item, Thread):
+                    if not connection.execute(*self._sql.restore_thread.bind(**item._asdict())).rowcount:
+                        there = item.thread_id
+                    if first and there:
+                        raise ThreadExistsError(thread_id=there)
+                    first = False
+                elif item.thread_id != there:
+                    sql = self._sql.restore_row if isinstance(item, Row) else self._sql.send
+                    connection.execute(*sql.bind(**item._asdict()))
+                elif isinstance(item, Row):
+                    found = connection.execute(*self._sql.hash.bind(thread_id=there, step=item.step)).fetchall()
+                    if [bytes(one) for (one,) in found] != [item.hash]:
+                        raise ThreadExistsError(thread_id=there)
+            connection.execute("COMMIT")
+
+    def _restore_again(self, database: Database, items: Iterable[Thread | Row | Signal]) -> None:
+        raise database.unavailable(
+            "the connection was lost while a thread was put back", "Look whether it is there; if not, import it again."
+        )
 
     def transaction(self) -> SqlTransaction:
         return self._run(lambda database: SqlTransaction(self, database))
@@ -516,6 +550,9 @@ class Statements:
         tables = (threads, checkpoints, snapshots, signals)
         self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
         self.called = self._called()
+        self.restore_thread = self._made(self._insert(threads).on_conflict_do_nothing())
+        self.restore_row = self._made(self._insert(checkpoints))
+        self.hash = self._made(select(checkpoints.c.hash).where(_is(checkpoints.c.thread_id), _is(checkpoints.c.step)))
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
         self.newest_rows = self._page(newest_first=True)
