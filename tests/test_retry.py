@@ -589,7 +589,7 @@ def test_retries_wait_in_the_loop() -> None:
     graph = timed(node, retry_policy=policy(initial_interval=100))
     result, took = in_jumping_loop(lambda: graph.ainvoke({}, new_thread()))
     assert result["log"] == ["attempt 3"]
-    assert took == pytest.approx(100 + 128)  # the default limit of an interval
+    assert 228 <= took < 229  # 100 and the default limit of an interval; the engine itself may sleep for moments
 
 
 @pytest.mark.parametrize("limit", [30, timedelta(seconds=30), TimeoutPolicy(run_timeout=30)], ids=str)
