@@ -611,7 +611,7 @@ def test_a_node_that_takes_too_long(limit: Any) -> None:
 
     _, took = in_jumping_loop(main)
     assert cancelled == ["a"]
-    assert took == pytest.approx(30)
+    assert 30 <= took < 30 + 1
     row, body = rows(graph, config)[-1]
     assert (row.kind, body["error"]["type"]) == ("error", "durable_graph.errors.NodeTimeoutError")
 
@@ -647,7 +647,7 @@ def test_a_sign_of_life_holds_an_idle_timeout_off(sign: str) -> None:
     graph = timed(quiet_for(20, SIGNS[sign]), timeout=TimeoutPolicy(idle_timeout=30))
     result, took = in_jumping_loop(lambda: graph.ainvoke({}, new_thread()))
     assert result["log"] == ["done"]
-    assert took == pytest.approx(100)
+    assert 100 <= took < 100 + 1
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -659,7 +659,7 @@ def test_no_sign_holds_a_run_timeout_off(sign: str) -> None:
             await graph.ainvoke({}, new_thread())
 
     _, took = in_jumping_loop(main)
-    assert took == pytest.approx(70)
+    assert 70 <= took < 70 + 1
 
 
 def test_a_node_without_a_sign_of_life() -> None:
@@ -670,7 +670,7 @@ def test_a_node_without_a_sign_of_life() -> None:
             await graph.ainvoke({}, new_thread())
 
     _, took = in_jumping_loop(main)
-    assert took == pytest.approx(30)
+    assert 30 <= took < 30 + 1
 
 
 def test_each_attempt_has_the_whole_time() -> None:
@@ -683,7 +683,7 @@ def test_each_attempt_has_the_whole_time() -> None:
     graph = timed(node, timeout=30, retry_policy=policy(retry_on=NodeTimeoutError))
     result, took = in_jumping_loop(lambda: graph.ainvoke({}, new_thread()))
     assert result["log"] == ["attempt 3"]
-    assert took == pytest.approx(80)
+    assert 80 <= took < 80 + 1
 
 
 def test_a_timeout_of_the_nodes_own_stays_what_it_is() -> None:
