@@ -133,7 +133,9 @@ class Session:
         """The call as a generator. The outcome is in `run` afterwards."""
         owner = leases.hold(str(uuid.uuid4()))
         try:
-            yield from drive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
+            steps = self._begin(owner).steps()
+            self._keep(owner)
+            yield from drive(steps, self._parts.store, self._show, self._live, self._workers)
         finally:
             leases.let_go(owner)
             if (ending := beat.let_go(owner)) is not None:
@@ -156,7 +158,9 @@ class Session:
             await asyncio.sleep(0.001)  # `async for ...: break` closes its iterator a moment later
         owner = self.owner = leases.hold(str(uuid.uuid4()))
         try:
-            run = adrive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
+            steps = self._begin(owner).steps()
+            self._keep(owner)
+            run = adrive(steps, self._parts.store, self._show, self._live, self._workers)
             async with aclosing(run) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -219,9 +223,13 @@ class Session:
         elif given.ns and call.updates:
             call = replace(call, thread_id=thread_of(thread_id, given.ns))
         self.run = Run(parts.graph, parts.codec if parts.store is not None else None, parts.key, call)
-        if parts.store is not None and not call.updates:
-            beat.keep(owner, parts.store, call.thread_id)
         return self.run
+
+    def _keep(self, owner: str) -> None:
+        """Its lease, if it will have one, lasts until the owner lets go."""
+        store, call = self._parts.store, self.run.call
+        if store is not None and not call.updates:
+            beat.keep(owner, store, call.thread_id)
 
     @property
     def _caching(self) -> Caching | None:

@@ -167,13 +167,13 @@ def test_one_beat_for_all_runs_and_one_statement_for_each_store(
         assert durable_threads() == []
         for stream in streams:
             next(stream)
-        assert durable_threads() == ["durable_graph_beat"]
+        assert durable_threads().count("durable_graph_beat") == 1
         renewals.clear()
         eventually(lambda: len(renewals) >= 6)
         assert set(renewals[2:6]) == {("1.db", 3), ("2.db", 3)}
         for stream in streams[1:]:
             stream.close()
-        assert durable_threads() == ["durable_graph_beat"]
+        assert durable_threads().count("durable_graph_beat") == 1
         assert list(streams[0])
         assert durable_threads() == []
 
