@@ -865,7 +865,7 @@ def test_any_history_on_postgres(postgres_url: str, drawing: Drawing, acts: list
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@settings(thorough, max_examples=800)
+@settings(thorough, max_examples=200)
 @given(drawings(), histories, st.lists(acts, max_size=2), ways, st.booleans())
 def test_many_histories_of_many_graphs(
     drawing: Drawing, acts: list[Act], again: list[Act], way: str, often: bool
@@ -875,7 +875,7 @@ def test_many_histories_of_many_graphs(
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@settings(thorough, max_examples=60)
+@settings(thorough, max_examples=20)
 @given(drawing=drawings(), acts=histories, way=ways)
 def test_many_histories_on_databases(database_url: str, drawing: Drawing, acts: list[Act], way: str) -> None:
     on_database(database_url, drawing, acts, way)
