@@ -93,13 +93,13 @@ class Session:
         keys = options.get("output_keys")
         if keys is not None:
             parts = replace(parts, view=parts.view.only(keys))
-        if parts.store is None and runtime.running() is None and (given.thread_id or given.step is not None):
+        caller = runtime.running()
+        if parts.store is None and caller is None and (given.thread_id or given.step is not None):
             raise ArgumentError(
                 argument="thread_id",
                 problem="this graph has no checkpointer, so there are no threads",
                 fix="Compile with a database to keep steps, or leave the thread_id out.",
             )
-        caller = runtime.running()
         if caller is not None and caller._holds():
             raise CallError(
                 problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",

@@ -1086,3 +1086,24 @@ def test_a_handler_has_a_key_of_its_own(run: Runner) -> None:
 
     run.invoke(run.compile(handled(run, node, handler)), {}, new_thread())
     assert len({*keys}) == 2
+
+
+def test_a_handler_that_is_tried_again_keeps_its_key(stored: Runner) -> None:
+    """The same over its attempts, and not the node's."""
+    keys: list[str] = []
+
+    def node(state: Any, runtime: Any) -> Any:
+        keys.append(runtime.idempotency_key)
+        raise ValueError("node")
+
+    def handler(state: Any, error: Any, runtime: Any) -> Any:
+        keys.append(runtime.idempotency_key)
+        if len(keys) < 4:
+            raise ValueError("handler")
+
+    builder = StateGraph(State).set_node_defaults(
+        retry_policy=policy(max_attempts=2), error_handler=stored.node(handler)
+    )
+    stored.invoke(stored.compile(builder.add_node("a", stored.node(node)).add_edge(START, "a")), {}, new_thread())
+    assert keys[0] == keys[1]
+    assert keys[2] == keys[3] != keys[0]

@@ -70,10 +70,7 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
         if job.memo is not None:
             update, goto = yield from _remembered(graph, position, job, job.memo, given)
         else:
-            try:
-                output = yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout
-            except ParentCommand as below:  # a subgraph of this node speaks to us
-                output = below.command
+            output = yield from _called(node, job, given, error)
             update, goto = interpret(graph, node.name, output)
             goto = check_targets(graph, node.name, goto) if goto else goto
         if watched:
@@ -94,6 +91,14 @@ def _check_unchanged(node: Node, position: Position, before: Any, after: Any) ->
         raise MutatedInputError(node=node.name, thread_id=position.thread_id, step=position.step, path=path)
 
 
+def _called(node: Node, job: Job, given: Any, error: NodeError | None = None) -> Steps:
+    """What the node's function returned, or told a subgraph to tell us."""
+    try:
+        return (yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout)
+    except ParentCommand as below:
+        return below.command
+
+
 def _remembered(
     graph: Graph, position: Position, job: Job, memo: Memo, given: Any
 ) -> Generator[Invoke, Any, tuple[Update, Goto]]:
@@ -106,11 +111,7 @@ def _remembered(
             result = checked(graph, node.name, found["updates"]), check_targets(graph, node.name, found["goto"])
             job.cached = True
             return result
-    try:
-        output = yield node.call, (given,), _extras(node.wants, job), job.task.timeout or node.timeout
-    except ParentCommand as below:
-        output = below.command
-    updates, goto = taken_apart(graph, node.name, output)
+    updates, goto = taken_apart(graph, node.name, (yield from _called(node, job, given)))
     if not job.runtime()._has_asked:
         memo.note({"updates": updates, "goto": goto})
     return checked(graph, node.name, updates), check_targets(graph, node.name, goto)

@@ -812,15 +812,16 @@ class Run:
         if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or winding_down or self.stopped:
             return None
         policy = next((policy for policy in job.retry if policy.matches(error)), None)
-        if policy is not None and len(job.failures) + 1 < policy.max_attempts:
+        failed = len(job.failures) - job.inherited + 1
+        if policy is not None and failed < policy.max_attempts:
             again = job.again(job.attempt + 1)
-            again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
+            again.scope, again.inherited = job.scope, job.inherited  # an error handler's stay its own
+            again.delay, again.jitter = policy.interval(failed), policy.jitter
         elif job.handler is not None:
-            failed = NodeError(job.task.node, error)
             # questions of its own: it must not take the node's answers for its own
             taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{self._first_name(job.handler)}")
-            again = self._job(taken_over, job.attempt, failed)
-            again.scope = f"{job.scope}/handler"
+            again = self._job(taken_over, job.attempt, NodeError(job.task.node, error))
+            again.scope, again.inherited = f"{job.scope}/handler", len(job.failures) + 1
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
