@@ -27,7 +27,7 @@ from durable_graph.core.model import (
     TimeoutPolicy,
     policy_of,
 )
-from durable_graph.core.planner import Position, Update
+from durable_graph.core.position import Position, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.drivers import in_thread

@@ -30,7 +30,7 @@ from durable_graph.core.model import (
     join_name,
     policy_of,
 )
-from durable_graph.core.planner import DEFAULT_HANDLER, HANDLER
+from durable_graph.core.position import DEFAULT_HANDLER, HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse

@@ -20,7 +20,7 @@ from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
 from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
-from durable_graph.core.planner import Child, Later, Position
+from durable_graph.core.position import Child, Later, Position
 from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread

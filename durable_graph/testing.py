@@ -39,7 +39,7 @@ from durable_graph.core.effects import Job
 from durable_graph.core.history import load
 from durable_graph.core.job import Steps
 from durable_graph.core.model import Command, Graph, Interrupt, Wait
-from durable_graph.core.planner import Position
+from durable_graph.core.position import Position
 from durable_graph.core.schema import is_coroutine
 from durable_graph.core.times import seconds
 from durable_graph.errors import ArgumentError, CallError

@@ -42,7 +42,7 @@ from durable_graph.compiled import CompiledGraph
 from durable_graph.core.effects import Cancel, Job, Recorded, Spawned, Start
 from durable_graph.core.history import load
 from durable_graph.core.model import Wait
-from durable_graph.core.planner import Position
+from durable_graph.core.position import Position
 from durable_graph.core.projection import Shaper
 from durable_graph.core.run import Call, Run
 from durable_graph.core.times import seconds

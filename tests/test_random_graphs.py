@@ -45,7 +45,7 @@ from durable_graph import (
 from durable_graph.codec import Codec
 from durable_graph.core import run as engine
 from durable_graph.core.history import load
-from durable_graph.core.planner import Position
+from durable_graph.core.position import Position
 from durable_graph.core.projection import open_interrupts
 from durable_graph.store import Row, Store
 from durable_graph.store.memory import MemoryStore

@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
-from durable_graph.core.planner import Body, Position
+from durable_graph.core.position import Body, Position
 from durable_graph.core.tokens import Tokens
 from durable_graph.store import Claim, Row, Store, Transaction
 

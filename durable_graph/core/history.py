@@ -14,7 +14,7 @@ from durable_graph.core.address import Place, place_of, places, thread_of, way_d
 from durable_graph.core.channels import Values
 from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
-from durable_graph.core.planner import Body, Later, Position, task_of
+from durable_graph.core.position import Body, Later, Position, task_of
 from durable_graph.core.tokens import parts_of
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
 from durable_graph.store import Row, Store

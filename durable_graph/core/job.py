@@ -16,18 +16,9 @@ from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.difference import first_difference
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
-from durable_graph.core.planner import (
-    Goto,
-    Position,
-    Update,
-    answer_of,
-    check_targets,
-    checked,
-    interpret,
-    router_state,
-    taken_apart,
-    with_pushed,
-)
+from durable_graph.core.output import answer_of, check_targets, checked, interpret, taken_apart, with_pushed
+from durable_graph.core.planner import router_state
+from durable_graph.core.position import Goto, Position, Update
 from durable_graph.core.runtime import Runtime, current
 from durable_graph.errors import CallError, GraphInterrupt, MutatedInputError, ParentCommand
 

@@ -61,22 +61,9 @@ from durable_graph.core.effects import (
 from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
 from durable_graph.core.job import run_call, run_entry, run_migration, run_node
 from durable_graph.core.model import END, START, CachePolicy, Command, Graph, NodeError, StateUpdate, Task, Wait
-from durable_graph.core.planner import (
-    Body,
-    Child,
-    Given,
-    Position,
-    Update,
-    accept_input,
-    accept_update,
-    command_body,
-    input_body,
-    known_messages,
-    parent_body,
-    starts_of,
-    task_body,
-    update_body,
-)
+from durable_graph.core.output import accept_input, accept_update, known_messages
+from durable_graph.core.planner import Given, command_body, input_body, parent_body, starts_of, task_body, update_body
+from durable_graph.core.position import Body, Child, Position, Update
 from durable_graph.core.projection import NAMESPACE, task_metadata
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso, seconds
