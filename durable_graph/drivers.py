@@ -237,12 +237,13 @@ class _Threads:
         self._callees: Crew | None = None  # calls have threads of their own, lest they wait for who waits for them
         self._replies: set[Future[Any]] = set()
         self._active: set[Job] = set()  # started, and not yet told of as finished
-        self._begun: set[Job] = set()
+        self._idle: set[Job] = set()  # and not begun: who takes it out may begin it, or take it back
         self._lock = threading.Lock()
         self._halt = threading.Event()  # nothing begins any more
         # What finishes while the consumer is busy shares a commit; a crew's worth of it, then the crew has to wait.
         self._arrived: queue.SimpleQueue[Arrival | _Turn] = queue.SimpleQueue()
         self._room = threading.Condition()
+        self._held_up = 0  # how many wait for it
         self._closing = False
         # One place: who sends custom events faster than the consumer takes them has to wait.
         self._place = threading.Semaphore(1)
@@ -250,6 +251,7 @@ class _Threads:
     def _start(self, jobs: Sequence[Job]) -> None:
         tasks = [job for job in jobs if job.parent is None]
         self._active.update(tasks)
+        self._idle.update(tasks)
         if self._crew is None:
             self._crew = Crew(self._most, "durable_graph")
         self._crew.give([self._ready(job) for job in tasks])
@@ -302,15 +304,21 @@ class _Threads:
     def _work(self, job: Job) -> None:
         if job.delay:
             self._halt.wait(delay_of(job))
-        with self._lock:
-            if self._halt.is_set() and job.parent is None:
-                return
-            self._begun.add(job)
-        finished = run_job(job)
+        if job.parent is None:
+            try:
+                self._idle.remove(job)
+            except KeyError:
+                return  # taken back
+        self._arrived.put(run_job(job))
+        if self._arrived.qsize() >= self._most:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
         with self._room:
+            self._held_up += 1  # before the look: who makes room after that says so
             while self._arrived.qsize() >= self._most and not self._closing:
                 self._room.wait()
-            self._arrived.put(finished)
+            self._held_up -= 1
 
     def next(self, jobs: Sequence[Job] = ()) -> Sequence[Arrival]:
         if jobs:
@@ -320,12 +328,12 @@ class _Threads:
         items = self._transactions.settle()
         while not items:
             items = self._transactions.sift(self._received())
-            with self._room:
-                self._room.notify_all()
+            if self._held_up:
+                with self._room:
+                    self._room.notify_all()
             items = items or self._transactions.settle()
         done = {item.job for item in items if isinstance(item, Finished)}
         self._active -= done
-        self._begun -= done
         return items
 
     def _received(self) -> Iterator[Arrival | _Turn]:
@@ -346,12 +354,13 @@ class _Threads:
         return self._transactions.begin()
 
     def cancel(self, jobs: Sequence[Job] = ()) -> list[Job]:
-        with self._lock:
-            self._halt.set()
-            self._active.update(jobs)
-            idle = self._active - self._begun
-            self._active -= idle
-        return list(idle)
+        idle = [job for job in jobs if job not in self._active]
+        with contextlib.suppress(KeyError):
+            while True:
+                idle.append(self._idle.pop())
+        self._halt.set()
+        self._active.difference_update(idle)
+        return idle
 
     def close(self) -> None:
         self._halt.set()
