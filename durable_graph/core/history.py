@@ -17,20 +17,20 @@ from durable_graph.core.model import Task
 from durable_graph.core.position import Body, Later, Position, task_of
 from durable_graph.core.tokens import parts_of
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
-from durable_graph.store import Row, Store
+from durable_graph.store import Row, Signal, Store
 
 Told = Recorded | Shown | Token | Begun | Below
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
 
 
 class Decoder(Protocol):
-    def decode(self, data: bytes) -> Any: ...
+    def read(self, data: bytes, *place: str | int) -> Any: ...
 
 
 def decode_body(codec: Decoder, row: Row) -> Body:
     """Raises CorruptCheckpointError, whatever is in the row."""
     try:
-        body = codec.decode(row.body)
+        body = codec.read(row.body, "row", row.thread_id, row.step)
     except ValueError as error:
         raise _corrupt(row, str(error)) from error
     if type(body) is not dict:
@@ -48,6 +48,15 @@ def apply(position: Position, row: Row, body: Body) -> bool:
         return position.apply(row, body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})") from error
+
+
+def signal_value(codec: Decoder, signal: Signal, step: int) -> Any:
+    """Raises CorruptCheckpointError, whatever is in it; `step` is where its thread stands."""
+    try:
+        return codec.read(signal.value, "signal", signal.thread_id, signal.id, signal.name)
+    except ValueError as error:
+        problem = f"the signal {signal.name!r} that waits there is damaged ({error})"
+        raise CorruptCheckpointError(thread_id=signal.thread_id, step=step, problem=problem) from error
 
 
 # --- where a thread stands --------------------------------------------------------------------
@@ -122,7 +131,7 @@ def pack(position: Position) -> dict[str, Any]:
 
 def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
     try:
-        content = codec.decode(snapshot)
+        content = codec.read(snapshot, "state", row.thread_id, row.step)
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]

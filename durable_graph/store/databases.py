@@ -147,6 +147,9 @@ class Database(ABC):
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         """Statements in here need not wait for the results of those before them."""
 
+    def scrub(self) -> None:  # noqa: B027 - on Postgres it is for VACUUM
+        """What was just deleted is not to stay in files, as far as that is in our hands: a WAL of SQLite has copies."""
+
     @abstractmethod
     def tables(self, connection: Any) -> set[str]: ...
 
@@ -325,6 +328,7 @@ class Sqlite(Database):
         )
         try:
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA secure_delete=ON")  # zeros in place of what was deleted
             if self._synchronous != "NORMAL":
                 connection.execute("PRAGMA fullfsync=ON")  # macOS: there a plain fsync stops at the drive's cache
         except BaseException:
@@ -413,6 +417,14 @@ class Sqlite(Database):
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         return nullcontext()
+
+    def scrub(self) -> None:
+        with self.writer() as connection, suppress(sqlite3.Error):  # what is deleted is deleted
+            connection.execute("PRAGMA busy_timeout=0")  # who reads just now must not hold up all that write
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={int(self._timeout * 1000)}")
 
     # --- reading
 

@@ -22,9 +22,11 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Dialect,
+    LargeBinary,
     Select,
     Text,
     bindparam,
+    case,
     delete,
     event,
     func,
@@ -32,6 +34,7 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -170,7 +173,10 @@ class SqlStore:
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
-        return self._run(self._delete, thread_id)
+        deleted = self._run(self._delete, thread_id)
+        if deleted:
+            self._run(Database.scrub)
+        return deleted
 
     def _delete(self, database: Database, thread_id: str) -> bool:
         with database.transaction() as connection:
@@ -185,6 +191,10 @@ class SqlStore:
     def called(self, thread_id: str) -> list[str]:
         check_id(thread_id)
         return [name for (name,) in self._run(Database.fetch, *self._sql.called.bind(thread_id=thread_id))]
+
+    def heads(self, mark: bytes, length: int) -> dict[bytes | None, int]:
+        statement = self._sql.heads.bind(mark=mark, size=len(mark), length=length)
+        return {head and bytes(head): count for head, count in self._run(Database.fetch, *statement)}
 
     def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
         self._run(self._restore, items, again=self._restore_again)
@@ -552,6 +562,7 @@ class Statements:
         self.called = self._called()
         self.restore_thread = self._made(self._insert(threads).on_conflict_do_nothing())
         self.restore_row = self._made(self._insert(checkpoints))
+        self.heads = self._heads()
         self.hash = self._made(select(checkpoints.c.hash).where(_is(checkpoints.c.thread_id), _is(checkpoints.c.step)))
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
@@ -577,6 +588,21 @@ class Statements:
         below = calls.cte("below", recursive=True)
         deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
         return self._made(select(below.union(deeper).c.thread_id))
+
+    def _heads(self) -> Statement:
+        """How many values begin with a mark and then with the same; the others together."""
+        columns = (checkpoints.c.body, snapshots.c.state, signals.c.value, kept.c.value)
+        mark = bindparam("mark", type_=LargeBinary())
+        heads = [
+            select(
+                case(
+                    (func.substr(column, 1, _number("size")) == mark, func.substr(column, 1, _number("length")))
+                ).label("head")
+            )
+            for column in columns
+        ]
+        every = union_all(*heads).subquery()
+        return self._made(select(every.c.head, func.count()).group_by(every.c.head))
 
     def claim(self, thread_id: str, claim: Claim) -> Bound:
         """The change of a thread's row that happens only if its epoch is the one seen."""
