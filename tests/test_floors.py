@@ -19,14 +19,14 @@ ROOT = Path(__file__).parent.parent
 WINDOW = "durable_graph"  # the package itself; its modules go by their names without this prefix
 
 FLOORS = (  # lowest first
-    {"core", "errors", "store.texts", "store.version"},
+    {"core", "errors", "store.engines", "store.texts", "store.version"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"}
     | {"core.difference"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
-    {"core.picture", "core.position", "core.runtime", "store", "store.engines", "store.statements"},
-    {"core.effects", "core.output", "core.verify", "messages", "store.databases"},
+    {"core.picture", "core.position", "core.runtime", "store", "store.databases", "store.statements"},
+    {"core.effects", "core.output", "core.verify", "messages"},
     {"core.changes", "core.planner"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.job", "store.memory", "store.migrate", "store.sql"},

@@ -113,6 +113,7 @@ def test_all_names_of_postgres_mean_psycopg(scheme: str) -> None:
         ("runs.db", "sqlite:///runs.db"),
         ("", "sqlite:///runs.db"),
         ("postgresql://u:s3cr3t@host:port/db", "percent-encoded"),
+        ("sqlite://u:s3cr3t@host/runs.db", "'host' stands where"),
     ],
 )
 def test_a_url_that_cannot_be_meant(url: str, said: str) -> None:

@@ -91,7 +91,7 @@ def parse_url(url: str | URL) -> Address:
     )
 
 
-_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?://([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
+_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?://([^/?@]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
 
 
 def _options(text: str) -> Options:
