@@ -127,8 +127,9 @@ class entrypoint:
     last run on the thread returned, or saved with `entrypoint.final`), `config`, `runtime` and `writer`. What it
     calls through `@task` functions is recorded; it may call `interrupt`. The decorated function is a CompiledGraph.
 
-    checkpointer, cache, types, key, encryption_key, limits: as for `StateGraph.compile`. cache_policy: of the workflow's
-    own result, by its input, and by `previous` if it asks for that. context_schema: for readers; nothing checks it. store: there is none.
+    checkpointer, cache, types, key, encryption_key, limits: as for `StateGraph.compile`. cache_policy: of the
+    workflow's own result, by its input, and by `previous` if it asks for that. context_schema: for readers; nothing
+    checks it. store: there is none.
     """
 
     final = _Final
