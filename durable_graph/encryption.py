@@ -25,7 +25,7 @@ import binascii
 import hmac
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -116,7 +116,7 @@ class Encryption:
 
 
 def _several(given: Any) -> list[Any]:
-    return [given] if isinstance(given, bytes | str) else list(given)
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, bytes | str) else [given]
 
 
 def _key_of(given: Any) -> bytes:

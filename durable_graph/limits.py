@@ -23,7 +23,8 @@ class Limits:
     row_bytes: of what one step writes: an update with what its task has shown, an input, an answer, a signal. Up to
         800,000,000; a database holds the whole of it in memory, and so does whoever reads it.
     thread_id_bytes: of a thread's id in UTF-8, up to 2000. Runs of subgraphs have longer ones, within the 2000.
-    nesting: levels of lists, dicts and the like within each other, up to 200. A set or an object may count twice.
+    nesting: levels of lists, dicts and the like within each other, up to 200; a row's own are two of them, and a set
+        or an object may count twice.
 
     What is larger is refused before it is written, with TooLargeError, UnstorableValueError or ArgumentError.
     Lowering a limit leaves what there is readable. Raises ArgumentError for a limit that is none.

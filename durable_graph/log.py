@@ -433,9 +433,13 @@ class Log:
         A key that is not among them, or with 0 values, may be given up. Needs no key; reads the whole database.
         """
         found = self._stored().heads(SEALED, len(SEALED) + 8)
-        given = self._codec.seal.ids() if self._codec.seal is not None else ()
         used = {None if head is None else head[len(SEALED) :].hex(): count for head, count in found.items()}
-        return {**dict.fromkeys(given, 0), **used}
+        return {**dict.fromkeys(self.encryption_key_ids, 0), **used}
+
+    @property
+    def encryption_key_ids(self) -> tuple[str, ...]:
+        """Of the keys that were given, newest first. An id does not tell the key."""
+        return self._codec.seal.ids() if self._codec.seal is not None else ()
 
     async def aencryption_keys(self) -> dict[str | None, int]:
         """`encryption_keys` for asyncio."""

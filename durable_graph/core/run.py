@@ -1115,6 +1115,7 @@ class _Ear:
     def __init__(self, run: Run, job: Job) -> None:
         metadata = run.call.config.get("metadata", {})
         self.place = task_metadata(metadata, run.call.thread_id, run.position.superstep + 1, job.task)
+        self._config = run.call.config
         self._codec, self._check = run.codec, run._check_shown
         self._job = job
         self._tokens = job.tokens = job.tokens or Tokens()
@@ -1128,6 +1129,11 @@ class _Ear:
             return
         place = self.place
         extra = {k: v for k, v in metadata.items() if k not in _PLACES and (k not in place or place[k] != v)}
+        # langchain-core takes what lies under `configurable` for metadata, some of it or all: that is never kept
+        for name in (
+            extra.keys() & self._config.get("configurable", {}).keys() - self._config.get("metadata", {}).keys()
+        ):
+            del extra[name]
         if self._codec is not None:
             self._check(self._job, [message, extra])
         self.whole(id_of(message))

@@ -625,7 +625,8 @@ def _insert_alone(connection: sqlite3.Connection, sql: str, ticket: _Ticket) -> 
 _POSTGRES_FIXES = {  # by SQLSTATE, or its class
     "25006": "It is read-only, a standby perhaps: name the primary in the URL.",
     "40": "Try again: the database chose this transaction to resolve a conflict.",
-    "42501": "Grant this user SELECT, INSERT, UPDATE and DELETE on the tables.",
+    "42501": "Its rights end there: take a user who may, or grant more. What running graphs needs is printed by "
+    "`durable-graph db grants USER`.",
     "53100": "Make room on the server's disk, then continue; nothing is half written.",
     "53300": "Allow more connections on the server, or run fewer processes.",
 }
