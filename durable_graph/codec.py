@@ -82,6 +82,7 @@ from durable_graph.limits import MAX_DEPTH, Limits
 
 FORMAT_VERSION = 1
 SEALED = b"\0dg\1"  # what encrypted bytes begin with, and no JSON does
+SHORTEST = 52  # bytes of what was encrypted
 
 # Where bytes are stored: ("row" or "state", thread_id, step), ("signal", thread_id, id, name) or ("cache", namespace,
 # key). What is encrypted can be read there only.
@@ -357,6 +358,8 @@ def _is_sealed(data: Any) -> bool:
 
 
 def _opened(seal: Seal | None, data: bytes, place: Place) -> bytes:
+    if len(data) < SHORTEST:
+        raise MalformedBytesError("what was encrypted is cut short")
     try:
         if seal is None:
             raise KeyIsMissing(data[4:12].hex())

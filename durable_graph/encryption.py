@@ -40,7 +40,7 @@ EncryptionKey: TypeAlias = (
 )
 VARIABLE = "DURABLE_GRAPH_ENCRYPTION_KEY"
 MESSAGES = 2**20  # under one half of a nonce
-ID, HALF, TAG = 8, 12, 16  # bytes
+ID, HALF = 8, 12  # bytes
 HEAD = len(SEALED) + ID  # what stands before the nonce
 
 
@@ -84,8 +84,6 @@ class Encryption:
     def open(self, data: bytes, place: Place) -> bytes:
         """What was sealed for this place. Raises KeyIsMissing; MalformedBytesError for what was altered or moved."""
         name, nonce = data[len(SEALED) : HEAD], data[HEAD : HEAD + 2 * HALF]
-        if len(data) < HEAD + 2 * HALF + TAG:
-            raise MalformedBytesError("what was encrypted is cut short")
         key = self._keys().get(name) or self._keys(again=True).get(name)
         if key is None:
             raise KeyIsMissing(name.hex(), self.ids())

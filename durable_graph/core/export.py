@@ -98,8 +98,10 @@ def _thread_line(store: Store, thread: Thread, first: Row | None) -> dict[str, A
 
 def _plain(item: Item) -> dict[str, Any]:
     columns = {name: value for name, value in item._asdict().items() if name not in LEASE}
-    if isinstance(item, Row) and {type(item.body), type(item.hash)} != {bytes}:  # somebody altered it
-        raise CorruptCheckpointError(thread_id=item.thread_id, step=item.step, problem="its body or hash is no bytes")
+    if any(type(columns[name]) is not bytes for name in (BYTES | {"hash"}) & columns.keys()):  # somebody altered it
+        what = "its body or hash" if isinstance(item, Row) else f"a {type(item).__name__.lower()} that belongs to it"
+        step = item.step if isinstance(item, Row) else 0
+        raise CorruptCheckpointError(thread_id=item.thread_id, step=step, problem=f"{what} is no bytes")
     for name in BYTES & columns.keys():
         columns[name] = _text(columns[name])
     if isinstance(item, Row):

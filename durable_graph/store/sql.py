@@ -150,7 +150,7 @@ class SqlStore:
         check_id(thread_id)
         deleted = self._run(self._delete, thread_id)
         if deleted:
-            self._run(Database.scrub)
+            self._run(lambda database: database.scrub())
         return deleted
 
     def _delete(self, database: Database, thread_id: str) -> bool:
