@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,26 +214,30 @@ def test_how_durable_postgres_is(postgres_url: str) -> None:
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("off",)  # the URL has chosen so
 
 
-def waiting_appends(store: SqlStore, rows: list[Row]) -> list[Any]:
-    """The results of appends that all come while another write is under way."""
-    database = store._database
-    assert isinstance(database, Sqlite)
-    with database._writing:
-        results: list[Any] = [None] * len(rows)
+def waiting_appends(store: SqlStore, rows: list[Row], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+    """The results of appends that all come while every place is taken, when one of them becomes free."""
+    results: list[Any] = [None] * len(rows)
 
-        def append(number: int) -> None:
-            try:
-                store.append([rows[number]])
-            except BaseException as error:
-                results[number] = error
+    def append(number: int) -> None:
+        try:
+            store.append([rows[number]])
+        except BaseException as error:
+            results[number] = error
 
+    line = store._open()._line
+    with ExitStack() as others, ExitStack() as one:
+        for place in range(line._places):
+            (others if place else one).enter_context(store._open()._place())
         threads = [threading.Thread(target=append, args=[number]) for number in range(len(rows))]
         for number, thread in enumerate(threads):
             thread.start()
-            while len(database._waiting) <= number:
+            while len(line._waiting) <= number:
                 time.sleep(0.001)
-    for thread in threads:
-        thread.join()
+        meanwhile()
+        one.close()
+        for thread in threads:
+            thread.join()
+    assert (line._inside, list(line._waiting)) == ([], [])
     return results
 
 
@@ -279,34 +283,6 @@ def test_a_failing_database_fails_all_that_wait(lite: SqlStore, sqlite_url: str)
 # The same on Postgres, where several connections may commit at a time.
 
 
-def crowded_appends(store: SqlStore, rows: list[Row], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-    """The results of appends that come while every connection is busy."""
-    database = store._database
-    assert isinstance(database, Postgres)
-    results: list[Any] = [None] * len(rows)
-
-    def append(number: int) -> None:
-        try:
-            store.append([rows[number]])
-        except BaseException as error:
-            results[number] = error
-
-    free, database._leaders = database._leaders, 0
-    threads = [threading.Thread(target=append, args=[number]) for number in range(len(rows))]
-    for number, thread in enumerate(threads):
-        thread.start()
-        while len(database._waiting) <= number:
-            time.sleep(0.001)
-    meanwhile()
-    with database._turn:
-        database._leaders = free
-        database._turn.notify_all()
-    for thread in threads:
-        thread.join()
-    assert (database._leaders, database._waiting) == (free, [])
-    return results
-
-
 def transactions_of(url: str) -> list[int]:
     """How many rows each transaction has written."""
     with raw(url) as connection:
@@ -318,14 +294,14 @@ def test_on_postgres_appends_that_wait_together_commit_together(post: SqlStore, 
     for number in range(4):
         begin(post, f"t{number}")
     rows = [row(0, thread_id=f"t{number}") for number in range(4)]
-    assert crowded_appends(post, rows) == [None] * 4
+    assert waiting_appends(post, rows) == [None] * 4
     assert [list(post.rows(each.thread_id)) for each in rows] == [[each] for each in rows]
     assert transactions_of(postgres_url) == [4]
 
 
 def test_on_postgres_nobody_suffers_for_another_one(post: SqlStore) -> None:
     begin(post)
-    results = crowded_appends(post, [row(0), row(1, epoch=2), row(2), row(0), row(4, superstep=2**70), row(5)])
+    results = waiting_appends(post, [row(0), row(1, epoch=2), row(2), row(0), row(4, superstep=2**70), row(5)])
     kinds = [type(result) for result in results]
     assert kinds == [type(None), FencedError, type(None), FencedError, StoreUnavailableError, type(None)]
     assert steps(post.rows(T)) == [0, 2, 5]
@@ -341,7 +317,7 @@ def test_on_postgres_a_killed_connection_is_replaced_for_all_that_wait(post: Sql
                 [make_url(postgres_url).query["application_name"], other.info.backend_pid],
             )
 
-    assert crowded_appends(post, [row(0), row(1), row(2)], kill) == [None] * 3
+    assert waiting_appends(post, [row(0), row(1), row(2)], kill) == [None] * 3
     assert steps(post.rows(T)) == [0, 1, 2]
 
 
@@ -352,9 +328,7 @@ def test_the_number_of_connections_is_a_setting(postgres_url: str) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda step: store.append([row(step)]), range(40)))
         assert steps(store.rows(T)) == list(range(40))
-        database = store._database
-        assert isinstance(database, Postgres)
-        assert database.engine.pool.checkedin() <= 2  # type: ignore[attr-defined]
+        assert len(store._open()._idle) <= 2
 
 
 class Interrupted:
@@ -389,7 +363,6 @@ def test_ctrl_c_stops_only_the_thread_that_it_meets(
     assert sorted(type(result).__name__ for result in results) == ["KeyboardInterrupt", *["NoneType"] * 3]
     committed = [step for step in range(4) if statement == "COMMIT" or results[step] is None]
     assert steps(lite.rows(T)) == committed
-    assert not database._waiting
 
 
 def test_a_commit_that_fails_fails_for_all_that_wait(lite: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -649,7 +622,7 @@ def test_a_killed_backend_is_replaced(post: SqlStore, postgres_url: str) -> None
 
 def test_a_server_that_kills_every_connection(post: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(post)
-    monkeypatch.setattr(Postgres, "insert", lose(Postgres.insert, 99))
+    monkeypatch.setattr(Postgres, "commit", lose(Postgres.commit, 99))
     monkeypatch.setattr(SqlStore, "_append_all", lose(SqlStore._append_all, 99))
     with pytest.raises(StoreUnavailableError):
         post.append([row(0)])

@@ -1,11 +1,14 @@
 """The two databases: how each is addressed, opened, checked, shared between threads, and how it fails.
 
 The rule: whatever differs between SQLite and Postgres is in this file, and every error of a driver becomes one of
-ours in `Database.failure`. Connections are the drivers' own, taken from SQLAlchemy's pool: its `execute` costs
-5 to 15 µs, as much as a whole step may cost here. They are in autocommit, so that one INSERT is one transaction.
+ours in `Database.failure`. Connections are the drivers' own, and those not in use lie in a list: SQLAlchemy's
+`execute` costs 5 to 15 µs and its pool 40, as much as a whole step may cost here. They are in autocommit, so that one
+INSERT is one transaction.
 
-    Sqlite     one connection writes, under a lock; readers have others and go beside it (WAL)
-    Postgres   several connections write; who finds all of them busy shares a commit with the others that wait
+    Sqlite     one connection writes; readers have others and go beside it (WAL)
+    Postgres   `pool_size` connections, for writers and readers
+
+Who finds all of them busy stands in a `Line`, and shares a commit with the others there.
 """
 
 from __future__ import annotations
@@ -14,10 +17,8 @@ import math
 import os
 import re
 import sqlite3
-import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -26,15 +27,25 @@ from typing import Any, ClassVar, NoReturn
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url, text
 
 from durable_graph.errors import ArgumentError, SchemaError, StoreError, StoreUnavailableError
+from durable_graph.store.line import Bound, Line, Ticket
 from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE, creation, version
 
 SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
 BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
 POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise; ?pool_size=
+IDLE_READERS = 5  # connections to a SQLite file that are kept for the next reader; more are made when needed
 
 
 class Lost(Exception):
     """The connection is gone, not the database: open again and try once more."""
+
+
+class Undone(Exception):
+    """Of several statements one changed no row, so that the transaction was taken back."""
+
+    def __init__(self, refused: int) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 # --- addresses --------------------------------------------------------------------------------
@@ -122,18 +133,45 @@ class Database(ABC):
     begin: str  # opens a transaction that writes
     binary: ClassVar[dict[str, bool]]  # for `execute`, to get results in their shortest form
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, *, places: int, idle: int) -> None:
         self.url = url
         self.name = display(url)
         self.closed = False
+        self._line = Line(places)
+        self._idle: list[Any] = []  # connections: the one used last is taken first
+        self._most_idle = idle
+
+    def commit(self, thread_id: str, statements: Sequence[Bound]) -> int | None:
+        """Commit statements about a thread if each of them changes one row; otherwise none, and the number of the one
+        that does not. Who writes at the same time shares the commit and nothing else: a failure of the database fails
+        all that wait for it, any other only its own."""
+        mine = Ticket(thread_id, statements)
+        try:
+            if self._line.enter(mine):
+                self._settle([mine, *mine.company])
+        finally:
+            self._line.leave(mine)
+        if mine.error is not None:
+            raise mine.error
+        return mine.refused
+
+    @abstractmethod
+    def _settle(self, batch: Sequence[Ticket]) -> None:
+        """Commit these. Raises what is wrong with the only one; each of several is told its own."""
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """To have a place for oneself."""
+        mine = Ticket()
+        try:
+            self._line.enter(mine)
+            yield
+        finally:
+            self._line.leave(mine)
 
     @abstractmethod
     def writer(self) -> AbstractContextManager[Any]:
         """A connection to write with."""
-
-    @abstractmethod
-    def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        """One INSERT in one commit; whether a row was written."""
 
     def fetch(self, sql: str, values: Sequence[Any], sized: int | None = None) -> list[Any]:
         """A result; with the number of a column only until its values are BATCH_BYTES together."""
@@ -194,24 +232,40 @@ class Database(ABC):
             fix += " (with the password in place of ***)"
         return SchemaError(store=self.name, problem=problem, fix=fix)
 
-    @contextmanager
-    def reader(self) -> Iterator[Any]:
+    def reader(self) -> AbstractContextManager[Any]:
         """A connection of one's own for a moment."""
-        pool = self.engine.pool
-        pooled = pool.connect()
-        connection: Any = pooled.driver_connection
+        return self._lent()
+
+    @contextmanager
+    def _lent(self) -> Iterator[Any]:
+        """An idle connection, or another one."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        sound = True
         try:
             yield connection
         except BaseException as error:
-            if not self.is_sound(connection):
-                pooled.invalidate()
-                if isinstance(error, Exception):
-                    raise Lost from error
+            sound = self.is_sound(connection)
+            if not sound and isinstance(error, Exception):
+                raise Lost from error
             raise
         finally:
-            pooled.close()
-            if self.closed:  # closed meanwhile: what has just come back must not stay
-                pool.dispose()
+            if sound:
+                self._idle.append(connection)
+                self._close_idle(but=0 if self.closed else self._most_idle)
+            else:
+                with suppress(Exception):
+                    connection.close()
+
+    def _close_idle(self, but: int) -> None:
+        while len(self._idle) > but:
+            with suppress(IndexError):  # somebody has just taken it
+                self._idle.pop().close()
+
+    @abstractmethod
+    def _connect(self) -> Any: ...
 
     def is_sound(self, connection: Any) -> bool:
         """Whether the next user can have this connection after an error."""
@@ -255,7 +309,20 @@ class Database(ABC):
 
     def close(self) -> None:
         self.closed = True
+        self._close_idle(but=0)
         self.engine.pool.dispose()
+
+    @abstractmethod
+    def disown(self) -> None:
+        """In a child process, where all that is open is the parent's: let go of what cannot stay until the end."""
+
+
+def _refused(*cursors: Any) -> int | None:
+    """The number of the first statement that did not change one row."""
+    for number, cursor in enumerate(cursors):
+        if cursor.rowcount != 1:
+            return number
+    return None
 
 
 def _first_line(error: BaseException) -> str:
@@ -279,35 +346,16 @@ _SQLITE_FAILURES = {  # by primary result code: what is wrong, what to do
 }
 
 
-class _Ticket:
-    """A row that waits for a commit."""
-
-    __slots__ = ("error", "taken", "values", "written")
-
-    def __init__(self, values: Sequence[Any]) -> None:
-        self.values = values
-        self.taken = False  # somebody is about to commit it
-        self.written: bool | None = None
-        self.error: BaseException | None = None
-
-    @property
-    def settled(self) -> bool:
-        return self.written is not None or self.error is not None
-
-
 class Sqlite(Database):
     begin = "BEGIN IMMEDIATE"  # asks for the write lock at once, which is when SQLite can still wait for it
     binary: ClassVar[dict[str, bool]] = {}
 
     def __init__(self, url: URL) -> None:
-        super().__init__(url)
         self._path = Path(url.database or "")
+        super().__init__(url, places=1, idle=0 if self._is_frozen() else IDLE_READERS)
         self._timeout = _timeout(url)
         self._synchronous = _synchronous(url)
         self._writer: sqlite3.Connection | None = None
-        # Re-entrant, so that a signal handler that closes the store cannot lock itself out.
-        self._writing = threading.RLock()
-        self._waiting: deque[_Ticket] = deque()
         self.engine = create_engine(
             "sqlite+pysqlite:///",
             creator=self._connect,
@@ -347,12 +395,20 @@ class Sqlite(Database):
     def connect(self) -> Connection:
         return self.engine.connect()  # the listener above makes its transaction a writing one from the start
 
-    # --- writing: one at a time, and who waits together commits together
+    # --- writing
 
     @contextmanager
     def writer(self) -> Iterator[Any]:
-        with self._writing:
-            yield self._writer or self._open_writer()
+        with self._place():
+            yield self._free_writer()
+
+    def _free_writer(self) -> sqlite3.Connection:
+        """By whoever has the place."""
+        connection = self._writer or self._open_writer()
+        if connection.in_transaction:
+            problem = "a signal handler or finalizer came in the midst of a commit of its thread, and wants to write"
+            raise self.unavailable(problem, "Let it note what to do, and do it later.")
+        return connection
 
     def _open_writer(self) -> sqlite3.Connection:
         if self.closed:
@@ -381,35 +437,26 @@ class Sqlite(Database):
         if mode != "wal":
             raise self.unavailable("its file system cannot share memory", "Move the file to a local disk.")
 
-    def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        """Whoever has the lock commits for all that wait: one fsync instead of one each."""
-        ticket = _Ticket(values)
-        self._waiting.append(ticket)
-        try:
-            with self._writing:
-                if not ticket.settled:
-                    self._insert_waiting(sql, ticket)
-        finally:
-            self._waiting.remove(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        return bool(ticket.written)
-
-    def _insert_waiting(self, sql: str, mine: _Ticket) -> None:
-        connection = self._writer or self._open_writer()
-        if len(self._waiting) == 1:
-            mine.written = connection.execute(sql, mine.values).rowcount == 1
+    def _settle(self, batch: Sequence[Ticket]) -> None:
+        connection = self._free_writer()
+        if len(batch) == 1:
+            ticket = batch[0]
+            if len(ticket.statements) == 1:
+                ticket.settle(_refused(connection.execute(*ticket.statements[0])))
+            else:
+                _settle_whole(connection, ticket)
             return
-        tickets = [ticket for ticket in list(self._waiting) if not ticket.settled]
         try:
-            _insert_all(connection, sql, tickets)
+            _settle_all(connection, batch)
         except sqlite3.OperationalError as error:  # of the database, so it would meet each of them
-            for ticket in tickets:
-                ticket.error = error
-        except Exception:  # of one row: the others must not suffer for it
-            for ticket in tickets:
-                _insert_alone(connection, sql, ticket)
-        # Ctrl-C is meant for this thread alone: whoever gets the lock next goes on with those not settled.
+            for ticket in batch:
+                ticket.fail(error)
+        except Exception:  # of one of them: the others must not suffer for it
+            for ticket in batch:
+                try:
+                    _settle_whole(connection, ticket)
+                except Exception as error:
+                    ticket.fail(error)
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -482,35 +529,43 @@ class Sqlite(Database):
         return "the file cannot be opened", f"Give this user permission to it and to the folder {folder}."
 
     def close(self) -> None:
-        with self._writing:
+        with self._place():
             super().close()
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
 
+    def disown(self) -> None:
+        """All of it can stay."""
 
-def _insert_all(connection: sqlite3.Connection, sql: str, tickets: list[_Ticket]) -> None:
-    written: list[bool] = []
+
+def _settle_whole(connection: sqlite3.Connection, ticket: Ticket) -> None:
+    """In a transaction of its own."""
+    try:
+        _settle_all(connection, [ticket])
+    except Undone as undone:
+        ticket.settle(undone.refused)
+
+
+def _settle_all(connection: sqlite3.Connection, batch: Sequence[Ticket]) -> None:
+    outcome: list[int | None] = []
     try:
         connection.execute("BEGIN IMMEDIATE")
-        written += [connection.execute(sql, ticket.values).rowcount == 1 for ticket in tickets]
+        for ticket in batch:
+            refused = _refused(*[connection.execute(*statement) for statement in ticket.statements])
+            if refused is not None and len(ticket.statements) > 1:
+                raise Undone(refused)
+            outcome.append(refused)
         connection.execute("COMMIT")
     except Exception:
-        written.clear()
+        outcome.clear()
         raise
     finally:  # Ctrl-C comes most likely at the end of COMMIT, which is when Python looks for it
         if connection.in_transaction:
             connection.rollback()
-        elif len(written) == len(tickets):
-            for ticket, done in zip(tickets, written, strict=True):
-                ticket.written = done
-
-
-def _insert_alone(connection: sqlite3.Connection, sql: str, ticket: _Ticket) -> None:
-    try:
-        ticket.written = connection.execute(sql, ticket.values).rowcount == 1
-    except Exception as error:
-        ticket.error = error
+        elif len(outcome) == len(batch):
+            for ticket, refused in zip(batch, outcome, strict=True):
+                ticket.settle(refused)
 
 
 # --- Postgres ---------------------------------------------------------------------------------
@@ -539,14 +594,16 @@ class Postgres(Database):
     binary: ClassVar[dict[str, bool]] = {"binary": True}  # as text a bytea is twice as long
 
     def __init__(self, url: URL) -> None:
-        super().__init__(url)
+        size = _pool_size(url)
+        super().__init__(url, places=size, idle=size)
         try:
             import psycopg
 
-            # `transaction` has rolled back what there was
-            self.engine = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+            self.engine = _engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
-            self._nodes_engine = _engine(url, isolation_level="READ COMMITTED")
+            self._nodes_engine = _engine(
+                url, isolation_level="READ COMMITTED", pool_size=size, max_overflow=0, pool_use_lifo=True
+            )
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
@@ -554,15 +611,20 @@ class Postgres(Database):
         self._driver = psycopg
         for engine in (self.engine, self._nodes_engine):
             event.listen(engine, "connect", self._set_up)
-        self._leaders = _pool_size(url)  # threads that may yet commit at the same time
-        self._waiting: list[_Ticket] = []
-        self._turn = threading.Condition()
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
         before, connection.autocommit = connection.autocommit, True
         connection.execute(_DURABLE)
         connection.autocommit = before
+
+    def _connect(self) -> Any:
+        """As the engine would, but without its pool."""
+        arguments, options = self.engine.dialect.create_connect_args(self.engine.url)
+        connection = self._driver.connect(*arguments, **{**options, **_connect_args(self.url)})
+        self._set_up(connection, None)
+        connection.autocommit = True
+        return connection
 
     def is_sound(self, connection: Any) -> bool:
         idle = self._driver.pq.TransactionStatus.IDLE
@@ -575,92 +637,82 @@ class Postgres(Database):
         super().close()
         self._nodes_engine.pool.dispose()
 
+    def disown(self) -> None:
+        """To close a connection is to tell the server, so from here on it speaks to nobody."""
+        nobody = os.open(os.devnull, os.O_RDWR)
+        for connection in self._idle:
+            os.dup2(nobody, connection.fileno())
+        os.close(nobody)
+        self._close_idle(but=0)
+
+    @contextmanager
+    def reader(self) -> Iterator[Any]:
+        with self._place(), self._lent() as connection:
+            yield connection
+
     def writer(self) -> AbstractContextManager[Any]:
         return self.reader()
 
-    # --- writing: who finds a connection free commits for all that wait
-
-    def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        ticket = _Ticket(values)
-        batch = self._lead(ticket)
-        if batch:
-            try:
-                self._commit(sql, batch)
-            finally:
-                self._follow_up(batch)
-        if ticket.error is not None:
-            raise ticket.error
-        return bool(ticket.written)
-
-    def _lead(self, mine: _Ticket) -> list[_Ticket]:
-        """Wait until somebody has committed this one, or until it is our turn: then for these."""
-        with self._turn:
-            self._waiting.append(mine)
-            try:
-                while mine.taken or not self._leaders:
-                    self._turn.wait()
-                    if mine.settled:
-                        return []
-            except BaseException:  # Ctrl-C
-                if not mine.taken:
-                    self._waiting.remove(mine)
-                raise
-            self._leaders -= 1
-            batch, self._waiting = self._waiting, []
-            for ticket in batch:
-                ticket.taken = True
-            return batch
-
-    def _follow_up(self, batch: Sequence[_Ticket]) -> None:
-        with self._turn:
-            self._leaders += 1
-            for ticket in batch:
-                if not ticket.settled:  # we were interrupted, and nobody knows whether the commit arrived
-                    ticket.error = Lost()
-            self._turn.notify_all()
-
-    def _commit(self, sql: str, batch: Sequence[_Ticket]) -> None:
-        with self._failing(batch), self.reader() as connection:
-            if len(batch) == 1:
-                batch[0].written = connection.execute(sql, batch[0].values).rowcount == 1
-                return
-            try:
-                self._insert_all(connection, sql, batch)
-            except self._driver.Error:
-                if not self.is_sound(connection):
-                    raise
-                for ticket in batch:  # one of them is to blame: the others must not suffer for it
-                    self._insert_alone(connection, sql, ticket)
-
-    @contextmanager
-    def _failing(self, batch: Sequence[_Ticket]) -> Iterator[None]:
+    def _settle(self, batch: Sequence[Ticket]) -> None:
         try:
-            yield
+            with self._lent() as connection:
+                self._settle_with(connection, batch)
         except Exception as error:
             for ticket in batch:
-                if not ticket.settled:
-                    ticket.error = error
+                ticket.fail(error)
+        except BaseException:  # Ctrl-C, and nobody knows whether the commit arrived
+            for ticket in batch:
+                ticket.fail(Lost())
+            raise
 
-    def _insert_all(self, connection: Any, sql: str, batch: Sequence[_Ticket]) -> None:
+    def _settle_with(self, connection: Any, batch: Sequence[Ticket]) -> None:
+        if len(batch) == 1:
+            self._settle_one(connection, batch[0])
+            return
+        try:
+            self._settle_all(connection, batch)
+        except (self._driver.Error, Undone):
+            if not self.is_sound(connection):
+                raise
+            for ticket in batch:  # one of them is to blame: the others must not suffer for it
+                try:
+                    self._settle_one(connection, ticket)
+                except self._driver.Error as error:
+                    if not self.is_sound(connection):
+                        raise
+                    ticket.fail(error)
+
+    def _settle_one(self, connection: Any, ticket: Ticket) -> None:
+        if len(ticket.statements) == 1:
+            ticket.settle(_refused(connection.execute(*ticket.statements[0])))
+            return
+        try:
+            self._settle_all(connection, [ticket])
+        except Undone as undone:
+            ticket.settle(undone.refused)
+
+    def _settle_all(self, connection: Any, batch: Sequence[Ticket]) -> None:
+        """In one round trip, or in two where the commit depends on how several statements of a ticket went."""
+        batch = sorted(batch, key=lambda ticket: ticket.thread_id)  # else two might wait for each other's threads
+        depends = any(len(ticket.statements) > 1 for ticket in batch)
         try:
             with self.pipeline(connection):
                 connection.execute(self.begin)
-                cursors = [connection.execute(sql, ticket.values) for ticket in batch]
+                cursors = [[connection.execute(*each) for each in ticket.statements] for ticket in batch]
+                if not depends:
+                    connection.execute("COMMIT")
+            outcome = [_refused(*each) for each in cursors]
+            if depends:
+                for ticket, refused in zip(batch, outcome, strict=True):
+                    if refused is not None and len(ticket.statements) > 1:
+                        raise Undone(refused)
                 connection.execute("COMMIT")
         except BaseException:
             with suppress(Exception):
                 connection.rollback()
             raise
-        for ticket, cursor in zip(batch, cursors, strict=True):
-            ticket.written = cursor.rowcount == 1
-
-    def _insert_alone(self, connection: Any, sql: str, ticket: _Ticket) -> None:
-        try:
-            ticket.written = connection.execute(sql, ticket.values).rowcount == 1
-        except self._driver.Error as error:
-            if not self.is_sound(connection):
-                raise
-            ticket.error = error
+        for ticket, refused in zip(batch, outcome, strict=True):
+            ticket.settle(refused)
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
@@ -703,13 +755,14 @@ def _engine(url: URL, **settings: Any) -> Engine:
         paramstyle="format",
         hide_parameters=True,
         use_native_hstore=False,  # spares a query
-        pool_size=_pool_size(url),
-        max_overflow=0,
-        pool_use_lifo=True,
-        connect_args={
-            "prepare_threshold": 1,  # from the second time on
-            "fallback_application_name": "durable_graph",
-            "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
-        },
+        connect_args=_connect_args(url),
         **settings,
     )
+
+
+def _connect_args(url: URL) -> dict[str, Any]:
+    return {
+        "prepare_threshold": 1,  # from the second time on
+        "fallback_application_name": "durable_graph",
+        "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
+    }

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     URL,
@@ -54,6 +54,7 @@ from durable_graph.store import (
     check_text,
 )
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
+from durable_graph.store.line import Bound
 from durable_graph.store.tables import cache as kept
 from durable_graph.store.tables import checkpoints, signals, snapshots, threads
 
@@ -63,7 +64,6 @@ BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
 
-Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
 Result = TypeVar("Result")
 
 
@@ -101,7 +101,8 @@ class SqlStore:
             raise ArgumentError(argument="rows", problem="there are none to append", fix=fix)
 
     def _append_one(self, database: Database, row: Row) -> None:
-        if not database.insert(self._sql.append.text, (*row, row.thread_id, row.epoch)):
+        statement = (self._sql.append.text, (*row, row.thread_id, row.epoch))
+        if database.commit(row.thread_id, [statement]) is not None:
             raise _fenced(row)
 
     def _append_all(
@@ -113,14 +114,9 @@ class SqlStore:
         taken: Sequence[str],
     ) -> None:
         planned = list(self.plan(rows, claim, snapshot, taken))
-        with database.transaction() as connection:
-            with database.pipeline(connection):
-                connection.execute(database.begin)
-                cursors = [connection.execute(*statement) for statement, _ in planned]
-            for cursor, (_, row) in zip(cursors, planned, strict=True):
-                if cursor.rowcount != 1:
-                    raise _fenced(row)
-            connection.execute("COMMIT")
+        refused = database.commit(rows[-1].thread_id, [statement for statement, _ in planned])
+        if refused is not None:
+            raise _fenced(planned[refused][1])
 
     def plan(
         self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None, taken: Sequence[str]
@@ -140,9 +136,7 @@ class SqlStore:
         return self._run(self._change_thread, thread_id, claim, again=self._change_thread_again)
 
     def _change_thread(self, database: Database, thread_id: str, claim: Claim) -> bool:
-        statement = self._sql.claim(thread_id, claim)
-        with database.writer() as connection:
-            return bool(connection.execute(*statement).rowcount == 1)
+        return database.commit(thread_id, [self._sql.claim(thread_id, claim)]) is None
 
     def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
         check_leases(leases, expires_at)
@@ -159,8 +153,7 @@ class SqlStore:
         self._run(self._send, signal)
 
     def _send(self, database: Database, signal: Signal) -> None:
-        with database.writer() as connection:
-            connection.execute(*self._sql.send.bind(**signal._asdict()))
+        database.commit(signal.thread_id, [self._sql.send.bind(**signal._asdict())])  # refused: it is there already
 
     def signals(self, thread_id: str) -> list[Signal]:
         check_id(thread_id)
@@ -403,6 +396,7 @@ class SqlStore:
         """In a child process: what came along is the parent's, and so are the locks."""
         if self._database is not None:
             _inherited.append(self._database)
+            self._database.disown()
         self._opening = threading.RLock()
         self._let_go()
 
