@@ -692,27 +692,41 @@ class Postgres(Database):
             ticket.settle(undone.refused)
 
     def _settle_all(self, connection: Any, batch: Sequence[Ticket]) -> None:
-        """In one round trip, or in two where the commit depends on how several statements of a ticket went."""
         batch = sorted(batch, key=lambda ticket: ticket.thread_id)  # else two might wait for each other's threads
-        depends = any(len(ticket.statements) > 1 for ticket in batch)
         try:
-            with self.pipeline(connection):
-                connection.execute(self.begin)
-                cursors = [[connection.execute(*each) for each in ticket.statements] for ticket in batch]
-                if not depends:
-                    connection.execute("COMMIT")
-            outcome = [_refused(*each) for each in cursors]
-            if depends:
-                for ticket, refused in zip(batch, outcome, strict=True):
-                    if refused is not None and len(ticket.statements) > 1:
-                        raise Undone(refused)
-                connection.execute("COMMIT")
+            if all(len(ticket.statements) == 1 for ticket in batch) and len({t.statements[0][0] for t in batch}) == 1:
+                outcome = self._execute_alike(connection, batch)
+            else:
+                outcome = self._execute(connection, batch)
         except BaseException:
             with suppress(Exception):
                 connection.rollback()
             raise
         for ticket, refused in zip(batch, outcome, strict=True):
             ticket.settle(refused)
+
+    def _execute_alike(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
+        """One statement for many values, in a single round trip: what is sent until then is a transaction."""
+        cursor = connection.cursor()
+        sql, _ = batch[0].statements[0]
+        with self.pipeline(connection):
+            cursor.executemany(sql, [ticket.statements[0][1] for ticket in batch], returning=True)
+        outcome = [_refused(cursor)]
+        while cursor.nextset():
+            outcome.append(_refused(cursor))
+        return outcome
+
+    def _execute(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
+        """In two round trips: whether to commit depends on how all statements of a ticket went."""
+        with self.pipeline(connection):
+            connection.execute(self.begin)
+            cursors = [[connection.execute(*each) for each in ticket.statements] for ticket in batch]
+        outcome = [_refused(*each) for each in cursors]
+        for ticket, refused in zip(batch, outcome, strict=True):
+            if refused is not None and len(ticket.statements) > 1:
+                raise Undone(refused)
+        connection.execute("COMMIT")
+        return outcome
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
