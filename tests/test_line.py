@@ -157,10 +157,11 @@ def test_what_a_stopped_leader_has_not_settled_is_settled_by_the_next() -> None:
 def test_who_is_stopped_in_line_is_not_called(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = threading.Event()
 
-    def stop(self: Line, mine: Ticket) -> None:
+    def stop(self: Line, mine: Ticket) -> bool:
         if not stopped.is_set():
             stopped.set()
             raise Interrupted
+        return self._come(mine)
 
     monkeypatch.setattr(module, "PATIENCE", 0.01)
     monkeypatch.setattr(Line, "_look_around", stop)
@@ -182,6 +183,20 @@ def test_a_thread_that_is_inside_does_not_wait_for_itself() -> None:
     assert line._inside == [mine]
     line.leave(mine)
     assert line._inside == []
+
+
+def test_a_thread_with_the_lock_does_not_wait_either() -> None:
+    """A finalizer, in the midst of entering and leaving: others need the lock to leave."""
+    line, finalizers = Line(1), Ticket()
+    with taken(line):
+
+        def step(mine: Ticket) -> bool:
+            return line.enter(finalizers)
+
+        thread = threading.Thread(target=line._locked, args=[step, Ticket()])
+        thread.start()
+        thread.join()
+        line.leave(finalizers)
 
 
 @pytest.mark.parametrize("taken_along", [False, True])

@@ -12,14 +12,18 @@ A lone thread never waits: it adds its ticket to an empty list, and takes it out
 
 Ctrl-C may come anywhere, and stops one thread only. So who has a place is written in the list of those inside, from
 which `leave` takes it, however far it had come; and who waits looks around every now and then (PATIENCE), should the
-one that was about to call it have been stopped.
+one that was about to rouse it have been stopped.
+
+Who waits holds no lock, and whose ticket was settled takes none: a thread that got a lock and then has to wait for the
+interpreter would stop all others.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
@@ -30,9 +34,9 @@ PATIENCE = 1.0  # seconds
 class Ticket:
     """What somebody wants: these statements about a thread committed, all of them or none."""
 
-    __slots__ = ("company", "error", "leader", "owner", "refused", "settled", "statements", "thread_id", "turn")
+    __slots__ = ("bell", "company", "error", "leader", "owner", "refused", "settled", "statements", "thread_id")
 
-    turn: threading.Condition  # of a ticket in line: notified when it has a place, or is settled
+    bell: SimpleQueue[None]  # of a ticket in line: rung when it has a place, or is settled
 
     def __init__(self, thread_id: str = "", statements: Sequence[Bound] = ()) -> None:
         self.thread_id = thread_id
@@ -59,55 +63,80 @@ class Line:
         self._places = places
         self._inside: list[Ticket] = []
         self._waiting: deque[Ticket] = deque()
-        # Re-entrant, as its conditions are: a signal handler or a finalizer may run in the midst of anything.
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # re-entrant: a signal handler or a finalizer may run in the midst of anything
+        self._depth = 0  # how often the thread that has it has taken it
 
     def enter(self, mine: Ticket) -> bool:
         """Wait for a place: then True, and this ticket and its company are to be settled. False: somebody else has
         settled it. Whatever happens, `leave` has to follow."""
-        with self._lock:
-            if len(self._inside) < self._places or self._is_nested():
-                self._inside.append(mine)
-            else:
-                self._wait(mine)
-            if self._waiting and mine.statements:
-                self._take_along(mine)
-            return not mine.settled
+        if self._locked(self._admit, mine):
+            return True
+        while True:
+            step = self._come if _rung(mine.bell) else self._look_around
+            if mine.settled:
+                return False
+            if self._locked(step, mine):
+                return True
 
     def leave(self, mine: Ticket) -> None:
         """What is not settled by now goes back in line: this thread was stopped."""
+        if mine.settled and mine.leader is not None:
+            return  # somebody else has settled it, so it has no place
+        self._locked(self._go, mine)
+        for ticket in mine.company:
+            if ticket.settled:
+                ticket.bell.put(None)
+
+    def _locked(self, step: Callable[[Ticket], bool], mine: Ticket) -> bool:
         with self._lock:
-            if mine in self._inside:
-                self._inside.remove(mine)
-            elif mine in self._waiting:
-                self._waiting.remove(mine)
-            for ticket in reversed(mine.company):
-                if ticket.settled:
-                    ticket.turn.notify()
-                else:
-                    self._waiting.appendleft(ticket)
-            if self._waiting:
-                self._call()
+            self._depth += 1
+            try:
+                return step(mine)
+            finally:
+                self._depth -= 1
 
-    def _is_nested(self) -> bool:
-        """Whether this thread is inside already: then this is a signal handler or a finalizer that met it there, and
-        to wait would be to wait for itself."""
-        me = threading.get_ident()
-        return any(ticket.owner == me for ticket in self._inside)
+    # What follows is called with the lock.
 
-    def _wait(self, mine: Ticket) -> None:
-        """Until it is inside, or settled."""
-        mine.turn = threading.Condition(self._lock)
+    def _admit(self, mine: Ticket) -> bool:
+        if len(self._inside) < self._places or self._is_nested(mine.owner):
+            self._inside.append(mine)
+            return True
+        mine.bell = SimpleQueue()
         self._waiting.append(mine)
-        while not mine.settled and mine not in self._inside:
-            if not mine.turn.wait(PATIENCE):
-                self._look_around(mine)
+        return False
 
-    def _look_around(self, mine: Ticket) -> None:
+    def _is_nested(self, me: int) -> bool:
+        """Whether this is a signal handler or a finalizer that met its thread inside, or with the lock. To wait would
+        be to wait for itself."""
+        return self._depth > 1 or any(ticket.owner == me for ticket in self._inside)
+
+    def _come(self, mine: Ticket) -> bool:
+        if mine not in self._inside:
+            return False
+        if mine.statements and self._waiting:
+            self._take_along(mine)
+        return True
+
+    def _go(self, mine: Ticket) -> bool:
+        if mine in self._inside:
+            self._inside.remove(mine)
+        elif mine in self._waiting:
+            self._waiting.remove(mine)
+        for ticket in reversed(mine.company):
+            if not ticket.settled:
+                ticket.leader = None
+                self._waiting.appendleft(ticket)
+        if self._waiting:
+            self._call()
+        return True
+
+    def _look_around(self, mine: Ticket) -> bool:
         led = mine.leader is not None and mine.leader in self._inside
         if not (led or mine.settled or mine in self._inside or mine in self._waiting):
+            mine.leader = None
             self._waiting.appendleft(mine)
         self._call()
+        return self._come(mine)
 
     def _take_along(self, mine: Ticket) -> None:
         company = [ticket for ticket in self._waiting if ticket.statements]
@@ -121,4 +150,12 @@ class Line:
         while self._waiting and len(self._inside) < self._places:
             first = self._waiting.popleft()
             self._inside.append(first)
-            first.turn.notify()
+            first.bell.put(None)
+
+
+def _rung(bell: SimpleQueue[None]) -> bool:
+    try:
+        bell.get(timeout=PATIENCE)
+    except Empty:
+        return False
+    return True
