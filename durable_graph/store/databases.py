@@ -3,7 +3,8 @@
 The rule: whatever differs between SQLite and Postgres is in this file, and every error of a driver becomes one of
 ours in `Database.failure`. Connections are the drivers' own, and those not in use lie in a list: SQLAlchemy's
 `execute` costs 5 to 15 µs and its pool 40, as much as a whole step may cost here. They are in autocommit, so that one
-INSERT is one transaction.
+INSERT is one transaction. SQLAlchemy itself is imported late, with `engines.py`: a program on SQLite needs it only
+where a node asks for a transaction of its own.
 
     Sqlite     one connection writes; readers have others and go beside it (WAL)
     Postgres   `pool_size` connections, for writers and readers
@@ -17,23 +18,29 @@ import math
 import os
 import re
 import sqlite3
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
-
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url, text
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from durable_graph.errors import ArgumentError, SchemaError, StoreError, StoreUnavailableError
-from durable_graph.store.line import Bound, Line, Ticket
-from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE, creation, version
+from durable_graph.store.line import Line, Ticket
+from durable_graph.store.texts import Bound, texts
+from durable_graph.store.version import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
 
 SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
 BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
+IDLE_READERS = 5  # connections to SQLite that stay open; each has three files
 POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise; ?pool_size=
-IDLE_READERS = 5  # connections to a SQLite file that are kept for the next reader; more are made when needed
 
 
 class Lost(Exception):
@@ -51,19 +58,41 @@ class Undone(Exception):
 # --- addresses --------------------------------------------------------------------------------
 
 
-def parse_url(url: str | URL) -> URL:
+Options: TypeAlias = Mapping[str, str | tuple[str, ...]]  # several values: an option was given more than once
+
+
+@dataclass(frozen=True)
+class SqliteUrl:
+    """A file and its options, under the names that they have in SQLAlchemy's URL."""
+
+    database: str  # an absolute path
+    query: Options
+
+    def __str__(self) -> str:
+        options = urlencode(sorted(self.query.items()), doseq=True)
+        return f"sqlite:///{quote(self.database, safe=' +/')}" + (f"?{options}" if options else "")
+
+
+Address: TypeAlias = "SqliteUrl | URL"
+
+
+def parse_url(url: str | URL) -> Address:
     """The URL with its driver spelled out and an absolute path, or an ArgumentError that does not quote it: it may
     hold a password."""
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):
+    if isinstance(url, str) and (found := _SQLITE.fullmatch(url)):
+        host, path, options = found.groups(default="")
+        return _sqlite_url(host, unquote(path), _options(options))
+    from durable_graph.store.engines import read_url  # late: it imports SQLAlchemy
+
+    parsed = read_url(url)
+    if parsed is None:
         raise _wrong_url(
             "cannot be read as a database URL",
             "Write sqlite:///runs.db, or postgresql+psycopg://user:password@host/database with special characters"
             " in the password percent-encoded.",
-        ) from None
+        )
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        return _sqlite_url(parsed)
+        return _sqlite_url(parsed.host, parsed.database, parsed.query)
     if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
         _pool_size(parsed)
         return parsed.set(drivername="postgresql+psycopg")
@@ -73,27 +102,37 @@ def parse_url(url: str | URL) -> URL:
     )
 
 
-def _sqlite_url(url: URL) -> URL:
-    if url.host:
-        raise _wrong_url(f"{url.host!r} stands where a host would", "A path follows three slashes: sqlite:///runs.db")
-    if not url.database or url.database == ":memory:":
+_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?://([^/?@]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
+
+
+def _options(text: str) -> Options:
+    options: dict[str, str | tuple[str, ...]] = {}
+    for name, value in parse_qsl(text):
+        options[name] = (*options[name], value) if name in options else value
+    return options
+
+
+def _sqlite_url(host: str | None, path: str | None, options: Options) -> SqliteUrl:
+    if host:
+        raise _wrong_url(f"{host!r} stands where a host would", "A path follows three slashes: sqlite:///runs.db")
+    if not path or path == ":memory:":
         raise _wrong_url(
             "is a database in memory, and nothing in it would survive",
             "Name a file, sqlite:///runs.db, or use compile(checkpointer=False).",
         )
-    if unknown := sorted(set(url.query) - {"synchronous", "timeout"}):
+    if unknown := sorted(options.keys() - {"synchronous", "timeout"}):
         raise _wrong_url(f"{unknown[0]!r} is no option of SQLite here", "Options are synchronous and timeout.")
-    return url.set(drivername="sqlite", database=str(Path(url.database).absolute()))
+    return SqliteUrl(str(Path(path).absolute()), options)
 
 
-def _synchronous(url: URL) -> str:
+def _synchronous(url: SqliteUrl) -> str:
     given = url.query.get("synchronous", "FULL")
     if isinstance(given, str) and given.upper() in SYNCHRONOUS:
         return given.upper()
     raise _wrong_url(f"synchronous={given!r} is not possible", f"Choose one of {', '.join(SYNCHRONOUS)}.")
 
 
-def _timeout(url: URL) -> float:
+def _timeout(url: SqliteUrl) -> float:
     given = url.query.get("timeout", "5")
     with suppress(TypeError, ValueError):
         seconds = float(given)  # type: ignore[arg-type]  # a tuple, when given twice, is a TypeError
@@ -113,14 +152,20 @@ def _wrong_url(problem: str, fix: str) -> ArgumentError:
     return ArgumentError(argument="database URL", problem=problem, fix=fix)
 
 
-def display(url: URL) -> str:
+def display(url: Address) -> str:
     """The URL for messages: no password, in the query neither."""
+    if isinstance(url, SqliteUrl):
+        return str(url)
     shown = {key: "***" if "password" in key.lower() else value for key, value in url.query.items()}
     return url.set(query=shown).render_as_string(hide_password=True)
 
 
-def database_at(url: URL) -> Sqlite | Postgres:
-    return Sqlite(url) if url.get_backend_name() == "sqlite" else Postgres(url)
+def backend_of(url: Address) -> str:
+    return "sqlite" if isinstance(url, SqliteUrl) else "postgresql"
+
+
+def database_at(url: Address) -> Sqlite | Postgres:
+    return Sqlite(url) if isinstance(url, SqliteUrl) else Postgres(url)
 
 
 # --- what both have in common -----------------------------------------------------------------
@@ -129,11 +174,11 @@ def database_at(url: URL) -> Sqlite | Postgres:
 class Database(ABC):
     """One open database. Once closed it stays closed; its users open another."""
 
-    engine: Engine
+    pool: Any  # SQLAlchemy's, or what can do as much of it as is used here
     begin: str  # opens a transaction that writes
     binary: ClassVar[dict[str, bool]]  # for `execute`, to get results in their shortest form
 
-    def __init__(self, url: URL, *, places: int, idle: int) -> None:
+    def __init__(self, url: Address, *, places: int, idle: int) -> None:
         self.url = url
         self.name = display(url)
         self.closed = False
@@ -290,11 +335,12 @@ class Database(ABC):
         """Any error as the one to raise."""
         if isinstance(error, Lost):
             error = error.__cause__ or error
-        if isinstance(error, exc.DBAPIError):
+        exc: Any = sys.modules.get("sqlalchemy.exc")  # what is not imported has raised nothing
+        if exc is not None and isinstance(error, exc.DBAPIError):
             error = error.orig or error
         if (ours := self.explain(error)) is not None:
             return ours
-        if isinstance(error, (exc.SQLAlchemyError, Lost)):
+        if isinstance(error, Lost) or (exc is not None and isinstance(error, exc.SQLAlchemyError)):
             return self.unavailable(_first_line(error), "Check the database and its URL.")
         return error
 
@@ -310,7 +356,6 @@ class Database(ABC):
     def close(self) -> None:
         self.closed = True
         self._close_idle(but=0)
-        self.engine.pool.dispose()
 
     @abstractmethod
     def disown(self) -> None:
@@ -350,19 +395,24 @@ class Sqlite(Database):
     begin = "BEGIN IMMEDIATE"  # asks for the write lock at once, which is when SQLite can still wait for it
     binary: ClassVar[dict[str, bool]] = {}
 
-    def __init__(self, url: URL) -> None:
-        self._path = Path(url.database or "")
+    def __init__(self, url: SqliteUrl) -> None:
+        self._path = Path(url.database)
         super().__init__(url, places=1, idle=0 if self._is_frozen() else IDLE_READERS)
         self._timeout = _timeout(url)
         self._synchronous = _synchronous(url)
         self._writer: sqlite3.Connection | None = None
-        self.engine = create_engine(
-            "sqlite+pysqlite:///",
-            creator=self._connect,
-            poolclass=NullPool if self._is_frozen() else QueuePool,
-            pool_reset_on_return=None,  # nothing to reset: readers end their statements
-        )
-        event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql(self.begin))
+        self._engine: Engine | None = None
+        self._making = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """For transactions of nodes and migrations."""
+        from durable_graph.store.engines import sqlite_engine  # late: it imports SQLAlchemy
+
+        with self._making:
+            if self._engine is None:
+                self._engine = sqlite_engine(self._connect, self.begin)
+            return self._engine
 
     def _connect(self) -> sqlite3.Connection:
         path, uri = str(self._path), False
@@ -393,7 +443,7 @@ class Sqlite(Database):
         return not connection.in_transaction
 
     def connect(self) -> Connection:
-        return self.engine.connect()  # the listener above makes its transaction a writing one from the start
+        return self.engine.connect()
 
     # --- writing
 
@@ -486,14 +536,14 @@ class Sqlite(Database):
             writer.execute(self.begin)
             if self.schema_version(writer) is None:  # another process may have been here meanwhile
                 self._refuse_foreign(writer)
-                for statement in creation(self.engine.dialect):
+                for statement in texts("sqlite")["creation"].split(";"):
                     writer.execute(statement)
                 writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 writer.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             writer.execute("COMMIT")
 
     def schema_change(self) -> AbstractContextManager[Connection]:
-        return self.engine.begin()  # the listener above makes it BEGIN IMMEDIATE
+        return self.engine.begin()
 
     def _refuse_foreign(self, connection: Any) -> None:
         tables = self.tables(connection)
@@ -531,6 +581,8 @@ class Sqlite(Database):
     def close(self) -> None:
         with self._place():
             super().close()
+            if self._engine is not None:
+                self._engine.pool.dispose()
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
@@ -594,23 +646,22 @@ class Postgres(Database):
     binary: ClassVar[dict[str, bool]] = {"binary": True}  # as text a bytea is twice as long
 
     def __init__(self, url: URL) -> None:
+        from durable_graph.store.engines import postgres_engine, psycopg_arguments  # late: it imports SQLAlchemy
+
         size = _pool_size(url)
         super().__init__(url, places=size, idle=size)
         try:
             import psycopg
 
-            self.engine = _engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+            self.engine = postgres_engine(url, size, self._set_up, isolation_level="AUTOCOMMIT")
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
-            self._nodes_engine = _engine(
-                url, isolation_level="READ COMMITTED", pool_size=size, max_overflow=0, pool_use_lifo=True
-            )
+            self._nodes_engine = postgres_engine(url, size, self._set_up, isolation_level="READ COMMITTED")
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
         self._driver = psycopg
-        for engine in (self.engine, self._nodes_engine):
-            event.listen(engine, "connect", self._set_up)
+        self._arguments = psycopg_arguments(self.engine)
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
@@ -619,9 +670,8 @@ class Postgres(Database):
         connection.autocommit = before
 
     def _connect(self) -> Any:
-        """As the engine would, but without its pool."""
-        arguments, options = self.engine.dialect.create_connect_args(self.engine.url)
-        connection = self._driver.connect(*arguments, **{**options, **_connect_args(self.url)})
+        arguments, options = self._arguments
+        connection = self._driver.connect(*arguments, **options)
         self._set_up(connection, None)
         connection.autocommit = True
         return connection
@@ -635,7 +685,8 @@ class Postgres(Database):
 
     def close(self) -> None:
         super().close()
-        self._nodes_engine.pool.dispose()
+        for engine in (self.engine, self._nodes_engine):
+            engine.pool.dispose()
 
     def disown(self) -> None:
         """To close a connection is to tell the server, so from here on it speaks to nobody."""
@@ -741,11 +792,13 @@ class Postgres(Database):
 
     @contextmanager
     def schema_change(self) -> Iterator[Connection]:
+        from durable_graph.store.tables import version  # late: it imports SQLAlchemy
+
         with self.engine.connect() as connection:
             connection = connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
                 version.create(connection, checkfirst=True)
-                connection.execute(text(f"LOCK TABLE {VERSION_TABLE} IN EXCLUSIVE MODE"))
+                connection.exec_driver_sql(f"LOCK TABLE {VERSION_TABLE} IN EXCLUSIVE MODE")
                 yield connection
 
     def create_schema(self, connection: Any) -> None:
@@ -761,22 +814,3 @@ class Postgres(Database):
             return SchemaError(store=self.name, problem=problem, fix=fix)
         fix = _POSTGRES_FIXES.get(state) or _POSTGRES_FIXES.get(state[:2])
         return self.unavailable(problem, fix or "Check that the server runs and that the URL names it.")
-
-
-def _engine(url: URL, **settings: Any) -> Engine:
-    return create_engine(
-        url.difference_update_query(["pool_size"]),
-        paramstyle="format",
-        hide_parameters=True,
-        use_native_hstore=False,  # spares a query
-        connect_args=_connect_args(url),
-        **settings,
-    )
-
-
-def _connect_args(url: URL) -> dict[str, Any]:
-    return {
-        "prepare_threshold": 1,  # from the second time on
-        "fallback_application_name": "durable_graph",
-        "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
-    }

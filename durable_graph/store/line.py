@@ -24,9 +24,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
 
-Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
+from durable_graph.store.texts import Bound
 
 PATIENCE = 1.0  # seconds
 
