@@ -20,7 +20,7 @@ from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
 from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
-from durable_graph.core.position import Child, Later, Position
+from durable_graph.core.position import Child, Later, Position, Stand
 from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
@@ -162,10 +162,11 @@ class Log:
         self._existing(store, thread_id)
         its_run = ""
         for it in walk(store, self._codec, thread_id, after=after, until=until):
-            if not isinstance(it, Below):
-                its_run = it.position.run_id
-            if run_id is None or its_run == run_id:
-                yield from show(it)
+            if run_id is not None:
+                its_run = its_run if isinstance(it, Below) else it.position.run_id
+                if its_run != run_id:
+                    continue
+            yield from show(it)
 
     def follow(
         self,
@@ -253,25 +254,23 @@ class Log:
         self,
         given: CallConfig,
         standing: Standing,
-        position: Position,
+        position: Position | Stand,
         since: Later | None,
         subgraphs: bool,
-        now: bool = False,  # not a step of the past
+        now: bool = False,  # not a step of the past, and read for this alone
     ) -> StateSnapshot:
         root, ns = str(given.thread_id), given.ns
         address = Address(standing.thread_id, root, ns, _parents(root, ns, standing, position))
-        snapshot = snapshot_of(self._view_of(ns), position, address, since)
         known = (position if since is None else since).children
         states = [
             self._state_below(given, position, task, known.get(task.id, {}), now, subgraphs) for task in position.tasks
         ]
-        tasks = [task._replace(state=state) for task, state in zip(snapshot.tasks, states, strict=True)]
-        return snapshot._replace(tasks=tuple(tasks))
+        return snapshot_of(self._view_of(ns), position, address, since, states=states, own=now)
 
     def _state_below(
         self,
         given: CallConfig,
-        position: Position,
+        position: Position | Stand,
         task: Task,
         known: Mapping[str, Child],
         now: bool,
@@ -293,7 +292,7 @@ class Log:
         return self._snapshot(below, standing, step, True)
 
     def _place_below(
-        self, given: CallConfig, position: Position, task: Task, known: Mapping[str, Child], look: bool
+        self, given: CallConfig, position: Position | Stand, task: Task, known: Mapping[str, Child], look: bool
     ) -> Place | None:
         """Where a task's subgraph is: as its rows tell, as the drawing says, or where a run that broke off left it."""
         if known:
@@ -474,7 +473,7 @@ class Log:
         return thread.status
 
 
-def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position) -> dict[str, str]:
+def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position | Stand) -> dict[str, str]:
     if not ns:
         return {}
     above = way_down(ns)[-2]

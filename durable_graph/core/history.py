@@ -14,7 +14,7 @@ from durable_graph.core.address import Place, place_of, places, thread_of, way_d
 from durable_graph.core.channels import Values
 from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
-from durable_graph.core.position import Body, Later, Position, task_of
+from durable_graph.core.position import Body, Later, Position, Stand, task_of
 from durable_graph.core.tokens import parts_of
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
 from durable_graph.store import Row, Store
@@ -47,7 +47,11 @@ def apply(position: Position, row: Row, body: Body) -> bool:
     try:
         return position.apply(row, body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})") from error
+        raise _misfit(row, error) from error
+
+
+def _misfit(row: Row, error: Exception) -> CorruptCheckpointError:
+    return _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})")
 
 
 # --- where a thread stands --------------------------------------------------------------------
@@ -64,16 +68,91 @@ def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) 
     if step is not None and not 0 <= step <= newest.step:
         have = f"its steps are 0 to {newest.step}"
         raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=have)
-    rows, snapshot = _path(store, thread_id, newest.step if step is None else step)
-    position = _base(store, codec, rows[-1])
-    if snapshot is not None:
-        row = rows.pop()
-        apply(position, row, decode_body(codec, row))
-        _restore(position, codec, row, snapshot)
-    for row in reversed(rows):
-        apply(position, row, decode_body(codec, row))
+    end = newest.step if step is None else step
+    position = _forwards(store, codec, thread_id, end) or _along_parents(store, codec, thread_id, end)
     position.tail = newest.step
     return position
+
+
+def _forwards(store: Store, codec: Decoder, thread_id: str, step: int) -> Position | None:
+    """The position at `step`, streamed from the nearest snapshot or the thread's first row. None if the log branches
+    in between, as then not all of these rows lead there."""
+    snapshot = store.snapshot(thread_id, until=step)
+    start = 0 if snapshot is None else snapshot[0]
+    rows = store.rows(thread_id, after=start - 1, until=step)
+    first = next(rows, None)
+    if first is None or first.step != start:
+        return None
+    position = _begun_with(store, codec, first, None if snapshot is None else snapshot[1])
+    position = fold(position, ((row, decode_body(codec, row)) for row in rows))
+    return position if position.step == step else None
+
+
+def _along_parents(store: Store, codec: Decoder, thread_id: str, step: int) -> Position:
+    """The same for a thread that has gone back in time."""
+    rows, snapshot = _path(store, thread_id, step)
+    position = _begun_with(store, codec, rows.pop(), snapshot)
+    for row in reversed(rows):
+        apply(position, row, decode_body(codec, row))
+    return position
+
+
+def _begun_with(store: Store, codec: Decoder, row: Row, snapshot: bytes | None) -> Position:
+    """The position at the row that reading begins with: a thread's first, or that of a snapshot."""
+    position = _base(store, codec, row)
+    apply(position, row, decode_body(codec, row))
+    if snapshot is not None:
+        _restore(position, codec, row, snapshot)
+    return position
+
+
+Elsewhere = Callable[[Position, Row], Position]
+
+
+def fold(position: Position, rows: Iterable[tuple[Row, Body]], elsewhere: Elsewhere | None = None) -> Position:
+    """Add rows of which only the position after the last is wanted.
+
+    A superstep of one task, followed by another such, counts only for what it has written: what it planned has been
+    done. So it is held back until it is known what follows. Where the log branches, `elsewhere` gives the position to
+    go on from; without it that is the end.
+    """
+    held: tuple[Row, Body] | None = None
+    for row, body in rows:
+        straight = row.parent_step == row.step - 1 and row.step == (held[0].step if held else position.step) + 1
+        alone = row.kind == "task" and "next" in body and "below" not in body
+        if held is not None and straight and alone and len(held[1]["next"]) == 1:
+            _write(position, *held)
+            held = row, body
+            continue
+        if held is not None:
+            _stand_at(position, *held)
+            held = None
+        if not straight:
+            if elsewhere is None:
+                return position
+            position = elsewhere(position, row)
+        if straight and alone and len(position.tasks) == 1:
+            held = row, body
+        else:
+            apply(position, row, body)
+    if held is not None:
+        _stand_at(position, *held)
+    return position
+
+
+def _write(position: Position, row: Row, body: Body) -> None:
+    """Of a barrier after one task only what it wrote."""
+    try:
+        position._merge([body.get("update")], body)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _misfit(row, error) from error
+    position.loose += len(row.body)
+
+
+def _stand_at(position: Position, row: Row, body: Body) -> None:
+    """All of it; whoever planned its task may have been passed over."""
+    position.tasks = (task_of(position, row.node or "", row.task or ""),)
+    apply(position, row, body)
 
 
 def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
@@ -267,12 +346,13 @@ def _at_parent(store: Store, codec: Decoder, position: Position, row: Row) -> Po
 def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body]]]:
     """Rows that one run wrote within one superstep: as far as custom events can have come before them."""
     segment: list[tuple[Row, Body]] = []
-    for row, body in rows:
-        if row.kind in RUN_STARTS and segment:
+    for pair in rows:
+        begins = pair[0].kind in RUN_STARTS
+        if begins and segment:
             yield segment
             segment = []
-        segment.append((row, body))
-        if row.kind in RUN_STARTS or "next" in body:
+        segment.append(pair)
+        if begins or "next" in pair[1]:
             yield segment
             segment = []
     if segment:
@@ -299,14 +379,7 @@ class _Subgraphs:
 
 def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs, before: int = 0) -> Iterator[Told]:
     """`before`: rows of the same run in the same superstep that come before this segment."""
-    marks = sorted(
-        (
-            (min(max(rows - before, 0), place), number, row, told)
-            for place, (row, body) in enumerate(segment)
-            for rows, number, told in _marks(row, body, below)
-        ),
-        key=lambda mark: mark[:2],
-    )
+    marks = _marked(segment, below, before)
     if segment[0][0].task is not None:
         yield Begun(position, position.runnable)
     for place, (row, body) in enumerate(segment):
@@ -318,6 +391,21 @@ def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgrap
         yield Recorded(position, row, body, changed, "next" in body, task)
 
 
+def _marked(
+    segment: list[tuple[Row, Body]], below: _Subgraphs, before: int
+) -> list[tuple[int, int, Row, Callable[[Position, Task], Iterable[Told]]]]:
+    """What was shown between the rows of a segment, in order: before which of them, as which event, whose, and what."""
+    if all(SHOWN.isdisjoint(body) for _, body in segment):
+        return []
+    marks = [
+        (min(max(rows - before, 0), place), number, row, told)
+        for place, (row, body) in enumerate(segment)
+        for rows, number, told in _marks(row, body, below)
+    ]
+    return sorted(marks, key=lambda mark: mark[:2])
+
+
+SHOWN = frozenset({"custom", "below", "tokens"})  # keys of a body: what its task showed while it ran
 _Mark = tuple[int, int, Callable[[Position, Task], Iterable[Told]]]
 
 
@@ -366,33 +454,68 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
         yield None
 
 
-WINDOW = 64  # barriers are told newest first by folding this many rows forwards at a time
+WINDOW = 512  # barriers told newest first are held in memory, so many at most
+WINDOW_ITEMS = 500_000  # in the lists of all of them together: each that is held has lists of its own
+PARTS = 16
+FURTHER = 16
 
 
 def barriers(
     store: Store, codec: Decoder, thread_id: str, *, before: int | None = None
-) -> Iterator[tuple[Position, Later]]:
-    """Where the thread stood at each barrier, newest first, and what has become of its tasks since. In memory for
-    WINDOW rows at a time."""
+) -> Iterator[tuple[Stand, Later]]:
+    """Where the thread stood at each barrier, newest first, and what has become of its tasks since.
+
+    Rows can only be added up forwards: so from each snapshot to the next, newest first. In memory for a WINDOW at a
+    time and for PARTS positions, or for a few times as many where snapshots are far apart.
+    """
     newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
     end = -1 if newest is None else newest.step
     if before is not None:
         end = min(end, before - 1)
     while end >= 0:
-        start = max(end - WINDOW, -1)
-        position = Position(thread_id) if start < 0 else load(store, codec, thread_id, start)
+        snapshot = store.snapshot(thread_id, until=end - 1)
+        position = Position(thread_id) if snapshot is None else load(store, codec, thread_id, snapshot[0])
         assert position is not None
-        yield from reversed([*_barriers(store, codec, position, end)])
+        start = position.step
+        yield from _backwards(store, codec, position, end)
         end = start
 
 
-def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Position, Later]]:
+def _backwards(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Stand, Later]]:
+    """The barriers after `position`, up to the step `end`, newest first. What is more than fits in memory is gone over
+    once to find where its parts begin, and then told part by part."""
+    rows, window = end - position.step, _window(position)
+    if rows <= window:
+        yield from reversed([*_barriers(store, codec, position, end)])
+        return
+    size = max(window, -(-rows // PARTS))
+    starts = [position.frozen()]
+    for until in range(position.step + size, end, size):
+        position = _gone_on(store, codec, position, until)
+        starts.append(position.frozen())
+    while starts:
+        start = starts.pop()
+        yield from _backwards(store, codec, start, min(start.step + size, end))
+
+
+def _window(position: Position) -> int:
+    items = sum(len(value) for value in position.values.values() if type(value) in (list, dict, set))
+    return max(16, min(WINDOW, WINDOW_ITEMS // (items + 1)))
+
+
+def _gone_on(store: Store, codec: Decoder, position: Position, until: int) -> Position:
+    rows = store.rows(position.thread_id, after=position.step, until=until)
+    return fold(position, ((row, decode_body(codec, row)) for row in rows), partial(_at_parent, store, codec))
+
+
+def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Stand, Later]]:
     """Those after `position`, up to the step `end`; reads on until the tasks of the last one have ended."""
-    standing: tuple[Position, Later] | None = None
-    for row in store.rows(position.thread_id, after=position.step):
+    standing: tuple[Stand, Later] | None = None
+    for row in _read_on(store, position.thread_id, position.step, end):
         body = decode_body(codec, row)
         straight = row.parent_step == row.step - 1 and row.kind != "fork"
-        position = _at_parent(store, codec, position, row)
+        if not straight:
+            position = _at_parent(store, codec, position, row)
         apply(position, row, body)
         ends = "next" in body or row.kind == "fork"
         if standing is not None:
@@ -404,9 +527,17 @@ def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Ite
         if row.step > end and standing is None:
             return
         if ends:
-            standing = position.frozen(), Later(position)
+            standing = position.stand(), Later(position)
     if standing is not None:
         yield standing
+
+
+def _read_on(store: Store, thread_id: str, after: int, end: int) -> Iterator[Row]:
+    """The rows up to `end`, and then further ones, of which few are wanted."""
+    yield from store.rows(thread_id, after=after, until=end)
+    while page := list(store.rows(thread_id, after=end, limit=FURTHER)):
+        yield from page
+        end = page[-1].step
 
 
 def later(store: Store, codec: Decoder, position: Position) -> Later:
