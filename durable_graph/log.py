@@ -21,7 +21,7 @@ from durable_graph.core.export import ExportReader, export
 from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
 from durable_graph.core.position import Child, Later, Position, Stand
-from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
+from durable_graph.core.projection import ANNOUNCED, Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
@@ -130,9 +130,9 @@ class Log:
         after, until: only rows with after < step <= until. run_id: only those of one run.
         Raises ThreadNotFoundError; CorruptCheckpointError for a row that cannot be read.
         """
-        show = self._show(Shaper(stream_mode, subgraphs, version))
+        shaper = Shaper(stream_mode, subgraphs, version)
         thread_id = self._thread(config)
-        return self._replayed(thread_id, -1 if after is None else after, until, run_id, show)
+        return self._replayed(thread_id, -1 if after is None else after, until, run_id, shaper)
 
     def areplay(
         self,
@@ -157,11 +157,14 @@ class Log:
         )
         return aiterate(told)
 
-    def _replayed(self, thread_id: str, after: int, until: int | None, run_id: str | None, show: Show) -> Iterator[Any]:
-        store = self._stored()
+    def _replayed(
+        self, thread_id: str, after: int, until: int | None, run_id: str | None, shaper: Shaper
+    ) -> Iterator[Any]:
+        store, show = self._stored(), self._show(shaper)
         self._existing(store, thread_id)
+        announce = not ANNOUNCED.isdisjoint(shaper.modes)
         its_run = ""
-        for it in walk(store, self._codec, thread_id, after=after, until=until):
+        for it in walk(store, self._codec, thread_id, after=after, until=until, announce=announce):
             if run_id is not None:
                 its_run = its_run if isinstance(it, Below) else it.position.run_id
                 if its_run != run_id:
@@ -357,7 +360,7 @@ class Log:
             if count == limit:
                 return
             snapshot = self._shown(given, standing, position, since, False)
-            if wanted.items() <= (snapshot.metadata or {}).items():
+            if not wanted or wanted.items() <= (snapshot.metadata or {}).items():
                 count += 1
                 yield snapshot
 
@@ -430,10 +433,12 @@ class Log:
         self.close()
 
     def _show(self, shaper: Shaper) -> Show:
+        view = self._view
+
         def show(it: Emission) -> Iterable[Any]:
             if isinstance(it, Below):
                 return shaper.show(self._view_of(it.ns), it.ns, it.what)
-            return shaper.show(self._view, (), it)
+            return shaper.show(view, (), it)
 
         return show
 

@@ -300,15 +300,26 @@ def _step_above(store: Store, codec: Decoder, above: str, task: str, thread_id: 
 # --- what happened ----------------------------------------------------------------------------
 
 
-def walk(store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until: int | None = None) -> Iterator[Told]:
-    """Everything that was emitted for the rows with after < step <= until, in the order in which it was."""
+def walk(
+    store: Store,
+    codec: Decoder,
+    thread_id: str,
+    *,
+    after: int = -1,
+    until: int | None = None,
+    announce: bool = True,
+) -> Iterator[Told]:
+    """Everything that was emitted for the rows with after < step <= until, in the order in which it was. Without
+    `announce` no `Begun`."""
     position = Position(thread_id)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
-    below, before = _Subgraphs(store, codec), _begun(store, codec, thread_id, after)
+    below, before = _Subgraphs(store, codec, announce), _begun(store, codec, thread_id, after)
     rows = store.rows(thread_id, after=after, until=until)
     for segment in _segments((row, decode_body(codec, row)) for row in rows):
         position = _at_parent(store, codec, position, segment[0][0])
+        if announce and segment[0][0].task is not None:
+            yield Begun(position, position.runnable)
         yield from _retell(position, segment, below, before)
         before = 0
 
@@ -362,14 +373,15 @@ def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body
 class _Subgraphs:
     """The logs of subgraphs' runs, each told as far as the log above it has come."""
 
-    def __init__(self, store: Store, codec: Decoder) -> None:
-        self._store, self._codec = store, codec
+    def __init__(self, store: Store, codec: Decoder, announce: bool) -> None:
+        self._store, self._codec, self._announce = store, codec, announce
         self._told: dict[str, Iterator[Told]] = {}
 
     def tell(self, maker: Row, thread_id: str, first: int, upto: int) -> Iterator[Below]:
         """What was shown for these steps of a subgraph, while `maker`'s task ran."""
         if thread_id not in self._told:
-            self._told[thread_id] = walk(self._store, self._codec, thread_id, after=first - 1)
+            told = walk(self._store, self._codec, thread_id, after=first - 1, announce=self._announce)
+            self._told[thread_id] = told
         parts = place_of(maker.thread_id, maker.node or "", maker.task or "", thread_id).parts
         for it in self._told[thread_id]:
             yield Below((*parts, *it.ns), it.what) if isinstance(it, Below) else Below(parts, it)
@@ -380,8 +392,6 @@ class _Subgraphs:
 def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs, before: int = 0) -> Iterator[Told]:
     """`before`: rows of the same run in the same superstep that come before this segment."""
     marks = _marked(segment, below, before)
-    if segment[0][0].task is not None:
-        yield Begun(position, position.runnable)
     for place, (row, body) in enumerate(segment):
         while marks and marks[0][0] <= place:
             _, _, maker, tell = marks.pop(0)
@@ -395,7 +405,7 @@ def _marked(
     segment: list[tuple[Row, Body]], below: _Subgraphs, before: int
 ) -> list[tuple[int, int, Row, Callable[[Position, Task], Iterable[Told]]]]:
     """What was shown between the rows of a segment, in order: before which of them, as which event, whose, and what."""
-    if all(SHOWN.isdisjoint(body) for _, body in segment):
+    if not [row for row, body in segment if not SHOWN.isdisjoint(body)]:
         return []
     marks = [
         (min(max(rows - before, 0), place), number, row, told)
@@ -441,20 +451,21 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
     position = Position(thread_id)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
-    last, begins, below = after, True, _Subgraphs(store, codec)
+    last, begins, below = after, True, _Subgraphs(store, codec, True)
     before = _begun(store, codec, thread_id, after)
     while True:
         for row in store.rows(thread_id, after=last):
             body = decode_body(codec, row)
             position = _at_parent(store, codec, position, row)
-            told = _retell(position, [(row, body)], below, before)
-            yield from told if begins else (it for it in told if not isinstance(it, Begun))
+            if begins and row.task is not None:
+                yield Begun(position, position.runnable)
+            yield from _retell(position, [(row, body)], below, before)
             last, begins = row.step, row.kind in RUN_STARTS or "next" in body
             before = 0 if begins else before + 1
         yield None
 
 
-WINDOW = 512  # barriers told newest first are held in memory, so many at most
+WINDOW = 1000  # barriers told newest first are held in memory, so many at most
 WINDOW_ITEMS = 500_000  # in the lists of all of them together: each that is held has lists of its own
 PARTS = 16
 FURTHER = 16

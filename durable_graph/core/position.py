@@ -525,10 +525,11 @@ def task_of(position: Position, node: str, task_id: str) -> Task:
         return Task(task_id, node, ("__call__",))
     place = task_id.rpartition(".")[2]
     likely = position.tasks[int(place) : int(place) + 1] if place.isdecimal() else ()
-    known = next((task for tasks in (likely, position.tasks) for task in tasks if task.id == task_id), None)
-    if known is None:
-        return Task(task_id, node, ())
-    return known if known.node == node else known._replace(node=node)  # an error handler stands in for its node
+    for tasks in (likely, position.tasks):
+        for task in tasks:
+            if task.id == task_id:  # an error handler stands in for its node
+                return task if task.node == node else task._replace(node=node)
+    return Task(task_id, node, ())
 
 
 def _renamed(ids: Mapping[str, str], task: str) -> str:
