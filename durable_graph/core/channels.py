@@ -259,7 +259,8 @@ class Values(dict[str, Any]):
 
     def _add_messages(self, key: str, new: list[Any]) -> None:
         places = self.places(key)
-        merged = merge_messages(self[key], new, places, key in self._own or self._has_alone(key))
+        in_place = key in self._own or self._has_alone(key)
+        merged = merge_messages(self[key], new, places, in_place)
         self[key] = merged
         self._places[key] = merged, places
         self._own.add(key)

@@ -525,7 +525,7 @@ def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Ite
     for row in _read_on(store, position.thread_id, position.step, end):
         body = decode_body(codec, row)
         straight = row.parent_step == row.step - 1 and row.kind != "fork"
-        if not straight:
+        if not straight or row.parent_step != position.step:
             position = _at_parent(store, codec, position, row)
         apply(position, row, body)
         ends = "next" in body or row.kind == "fork"

@@ -43,7 +43,6 @@ A row with `next` is a barrier.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from durable_graph.core.address import place_of
@@ -134,13 +133,12 @@ class Position:
 
     def frozen(self) -> Position:
         """A copy that stays here when this one moves on."""
-        copy = Position.__new__(Position)
-        for name, value in zip(Position.__slots__, _SLOTS(self), strict=True):
-            setattr(copy, name, value)
+        copy = Position(self.thread_id)
+        for name in Position.__slots__:
+            value = getattr(self, name)
+            setattr(copy, name, value.copy() if type(value) is dict else value)
         copy.values = Values(self.values.share())
-        copy.done = dict(self.done)
-        copy.errors = dict(self.errors)
-        copy.questions = dict(self.questions)
+        copy.calls = {caller: calls.copy() for caller, calls in self.calls.items()}
         return copy
 
     def stand(self) -> Stand:
@@ -412,9 +410,6 @@ class Position:
         self.asked = {}
         self.calls = {}
         self.children = {}
-
-
-_SLOTS = attrgetter(*Position.__slots__)
 
 
 class Stand(NamedTuple):
