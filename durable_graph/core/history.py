@@ -47,11 +47,7 @@ def apply(position: Position, row: Row, body: Body) -> bool:
     try:
         return position.apply(row, body)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _misfit(row, error) from error
-
-
-def _misfit(row: Row, error: Exception) -> CorruptCheckpointError:
-    return _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})")
+        raise _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})") from error
 
 
 # --- where a thread stands --------------------------------------------------------------------
@@ -79,12 +75,11 @@ def _forwards(store: Store, codec: Decoder, thread_id: str, step: int) -> Positi
     in between, as then not all of these rows lead there."""
     snapshot = store.snapshot(thread_id, until=step)
     start = 0 if snapshot is None else snapshot[0]
-    rows = store.rows(thread_id, after=start - 1, until=step)
-    first = next(rows, None)
-    if first is None or first.step != start:
+    first = next(store.rows(thread_id, after=start - 1, until=start), None)
+    if first is None:
         return None
     position = _begun_with(store, codec, first, None if snapshot is None else snapshot[1])
-    position = fold(position, ((row, decode_body(codec, row)) for row in rows))
+    position = _gone_on(store, codec, position, step)
     return position if position.step == step else None
 
 
@@ -106,53 +101,63 @@ def _begun_with(store: Store, codec: Decoder, row: Row, snapshot: bytes | None) 
     return position
 
 
-Elsewhere = Callable[[Position, Row], Position]
+SKIMMED, STRIDE = 500, 50  # rows that are tried at once: at first, and after a try that did not come through
 
 
-def fold(position: Position, rows: Iterable[tuple[Row, Body]], elsewhere: Elsewhere | None = None) -> Position:
-    """Add rows of which only the position after the last is wanted.
-
-    A superstep of one task, followed by another such, counts only for what it has written: what it planned has been
-    done. So it is held back until it is known what follows. Where the log branches, `elsewhere` gives the position to
-    go on from; without it that is the end.
-    """
-    held: tuple[Row, Body] | None = None
-    for row, body in rows:
-        straight = row.parent_step == row.step - 1 and row.step == (held[0].step if held else position.step) + 1
-        alone = row.kind == "task" and "next" in body and "below" not in body
-        if held is not None and straight and alone and len(held[1]["next"]) == 1:
-            _write(position, *held)
-            held = row, body
+def _gone_on(
+    store: Store, codec: Decoder, position: Position, until: int, elsewhere: Elsewhere | None = None
+) -> Position:
+    """The position at the step `until`, from one before it. Where the log branches in between, `elsewhere` gives the
+    position to go on from; without it that is the end."""
+    stride = SKIMMED
+    while position.step < until:
+        if _skim(store, codec, position, min(until, position.step + stride)):
+            stride *= 2
             continue
-        if held is not None:
-            _stand_at(position, *held)
-            held = None
-        if not straight:
-            if elsewhere is None:
-                return position
-            position = elsewhere(position, row)
-        if straight and alone and len(position.tasks) == 1:
-            held = row, body
-        else:
-            apply(position, row, body)
-    if held is not None:
-        _stand_at(position, *held)
+        stride = STRIDE
+        rows = list(store.rows(position.thread_id, after=position.step, until=min(until, position.step + stride)))
+        for row in rows:
+            if row.parent_step != row.step - 1 or row.parent_step != position.step:
+                if elsewhere is None:
+                    return position
+                position = elsewhere(position, row)
+            apply(position, row, decode_body(codec, row))
+        if not rows:
+            break
     return position
 
 
-def _write(position: Position, row: Row, body: Body) -> None:
-    """Of a barrier after one task only what it wrote."""
-    try:
-        position._merge([body.get("update")], body)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise _misfit(row, error) from error
-    position.loose += len(row.body)
+Elsewhere = Callable[[Position, Row], Position]
 
 
-def _stand_at(position: Position, row: Row, body: Body) -> None:
-    """All of it; whoever planned its task may have been passed over."""
-    position.tasks = (task_of(position, row.node or "", row.task or ""),)
-    apply(position, row, body)
+def _skim(store: Store, codec: Decoder, position: Position, until: int) -> bool:
+    """Go on over supersteps of one task each; whether they reached as far as `until`.
+
+    Of such a one, if another follows, only counts what it wrote: what it planned has been done. So of these rows only
+    a few columns are read, and the last one again as a whole.
+    """
+    step, bare = position.step, None  # the last row, and its body, of which nothing has been added yet
+    if len(position.tasks) != 1:
+        return False
+    for number, parent, kind, data in store.bodies(position.thread_id, after=step, until=until):
+        try:
+            body = codec.decode(data)
+            if kind != "task" or not (parent == step == number - 1) or "next" not in body or "below" in body:
+                break
+            if bare is not None:
+                if len(bare["next"]) != 1:
+                    break
+                position._merge([bare.get("update")], bare)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            break  # one of the two is damaged: who reads them as rows says so
+        position.loose += len(data)
+        step, bare = number, body
+    if bare is not None:
+        row = next(store.rows(position.thread_id, after=step - 1, until=step))
+        position.tasks = (task_of(position, row.node or "", row.task or ""),)  # who planned it may have been skipped
+        position.loose -= len(row.body)
+        apply(position, row, bare)
+    return step == until
 
 
 def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
@@ -484,7 +489,7 @@ def barriers(
     if before is not None:
         end = min(end, before - 1)
     while end >= 0:
-        snapshot = store.snapshot(thread_id, until=end - 1)
+        snapshot = store.snapshot(thread_id, until=end - 1 - WINDOW // 4)  # those in between would make short windows
         position = Position(thread_id) if snapshot is None else load(store, codec, thread_id, snapshot[0])
         assert position is not None
         start = position.step
@@ -502,7 +507,7 @@ def _backwards(store: Store, codec: Decoder, position: Position, end: int) -> It
     size = max(window, -(-rows // PARTS))
     starts = [position.frozen()]
     for until in range(position.step + size, end, size):
-        position = _gone_on(store, codec, position, until)
+        position = _gone_on(store, codec, position, until, partial(_at_parent, store, codec))
         starts.append(position.frozen())
     while starts:
         start = starts.pop()
@@ -512,11 +517,6 @@ def _backwards(store: Store, codec: Decoder, position: Position, end: int) -> It
 def _window(position: Position) -> int:
     items = sum(len(value) for value in position.values.values() if type(value) in (list, dict, set))
     return max(16, min(WINDOW, WINDOW_ITEMS // (items + 1)))
-
-
-def _gone_on(store: Store, codec: Decoder, position: Position, until: int) -> Position:
-    rows = store.rows(position.thread_id, after=position.step, until=until)
-    return fold(position, ((row, decode_body(codec, row)) for row in rows), partial(_at_parent, store, codec))
 
 
 def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Stand, Later]]:

@@ -90,7 +90,7 @@ from durable_graph.errors import (
 from durable_graph.store import Claim, Entry, Row, Signal, Thread, Transaction
 
 BUSY_PAUSES = (0.05, 1.0)  # seconds between two looks at a thread that is busy: at first, and at most
-SNAPSHOT_BYTES = 65_536  # of rows; below that, reading them is as quick as reading a snapshot
+SNAPSHOT_BYTES = 16_384  # of rows; below that, reading them is as quick as reading a snapshot
 # A snapshot replaces rows of at least so many times its size. So all of a thread's snapshots together are at most half
 # of its log; and the rows of a list that is only appended to are hardly more than the list: they need no snapshot.
 ROWS_PER_SNAPSHOT = 2.0

@@ -62,6 +62,7 @@ PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever some
 BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
+BODIES = ("step", "parent_step", "kind", "body")  # what `bodies` reads
 
 Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
 Result = TypeVar("Result")
@@ -311,6 +312,19 @@ class SqlStore:
         statement = page.bind(thread_id=thread_id, after=after, until=until, count=count)
         return [Row._make(found) for found in database.fetch(*statement, sized=BODY)]
 
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        check_id(thread_id)
+        return self._stream_bodies(thread_id, _clamp(after), _clamp(until))
+
+    def _stream_bodies(self, thread_id: str, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        while after < until:
+            page = self._sql.bodies.bind(thread_id=thread_id, after=after, until=until, count=BATCH_ROWS)
+            batch = self._run(Database.fetch, *page, BODIES.index("body"))
+            if not batch:
+                return
+            yield from batch
+            after = batch[-1][0]
+
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         check_id(thread_id)
         statement = self._sql.snapshot.bind(thread_id=thread_id, until=_clamp(until))
@@ -556,6 +570,7 @@ class Statements:
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
         self.newest_rows = self._page(newest_first=True)
+        self.bodies = self._page(newest_first=False, columns=BODIES)
         self.snapshot = self._snapshot()
         self.send = self._made(self._insert(signals).on_conflict_do_nothing())
         self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
@@ -652,9 +667,11 @@ class Statements:
         expired = expired.order_by(kept.c.expires_at).limit(_number("count")).with_for_update(skip_locked=True)
         return self._made(delete(kept).where(tuple_(kept.c.namespace, kept.c.key).in_(expired)))
 
-    def _page(self, *, newest_first: bool) -> Statement:
+    def _page(self, *, newest_first: bool, columns: Sequence[str] = Row._fields) -> Statement:
         thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
-        page = select(checkpoints).where(_is(thread_id), step > _number("after"), step <= _number("until"))
+        page = select(*(checkpoints.c[name] for name in columns)).where(
+            _is(thread_id), step > _number("after"), step <= _number("until")
+        )
         page = page.order_by(step.desc() if newest_first else step).limit(_number("count"))
         if self._dialect.name == "postgresql":
             page = _within_bytes(page, newest_first=newest_first)
@@ -672,7 +689,7 @@ def _within_bytes(page: Select[Any], *, newest_first: bool) -> Select[Any]:
     before = func.sum(func.octet_length(rows.c.body)).over(order_by=order, rows=(None, -1))
     sized = select(rows, func.coalesce(before, 0).label("before")).subquery()
     order = sized.c.step.desc() if newest_first else sized.c.step
-    columns = [sized.c[column.name] for column in checkpoints.c]
+    columns = [sized.c[column.name] for column in page.selected_columns]
     return select(*columns).where(sized.c.before < BATCH_BYTES).order_by(order)
 
 
