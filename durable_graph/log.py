@@ -444,7 +444,7 @@ class Log:
 
     def _view_of(self, ns: tuple[str, ...]) -> View:
         """How the subgraph at this place is shown: its graph may not be known here."""
-        return View()
+        return View() if ns else self._view
 
     def _named(self, config: Config) -> CallConfig:
         given = read_config(config, self._config)

@@ -321,7 +321,7 @@ def walk(
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     below, before = _Subgraphs(store, codec, announce), _begun(store, codec, thread_id, after)
     rows = store.rows(thread_id, after=after, until=until)
-    for segment in _segments((row, decode_body(codec, row)) for row in rows):
+    for segment in _segments(codec, rows):
         position = _at_parent(store, codec, position, segment[0][0])
         if announce and segment[0][0].task is not None:
             yield Begun(position, position.runnable)
@@ -359,16 +359,17 @@ def _at_parent(store: Store, codec: Decoder, position: Position, row: Row) -> Po
     return moved
 
 
-def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body]]]:
+def _segments(codec: Decoder, rows: Iterable[Row]) -> Iterator[list[tuple[Row, Body]]]:
     """Rows that one run wrote within one superstep: as far as custom events can have come before them."""
     segment: list[tuple[Row, Body]] = []
-    for pair in rows:
-        begins = pair[0].kind in RUN_STARTS
+    for row in rows:
+        body = decode_body(codec, row)
+        begins = row.kind in RUN_STARTS
         if begins and segment:
             yield segment
             segment = []
-        segment.append(pair)
-        if begins or "next" in pair[1]:
+        segment.append((row, body))
+        if begins or "next" in body:
             yield segment
             segment = []
     if segment:
