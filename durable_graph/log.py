@@ -356,13 +356,15 @@ class Log:
             return
         if before is None and standing.step is not None:
             before = standing.step + 1
-        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before):
-            if count == limit:
-                return
+        if limit is not None and limit <= 0:
+            return
+        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before, few=limit):
             snapshot = self._shown(given, standing, position, since, False)
             if not wanted or wanted.items() <= (snapshot.metadata or {}).items():
                 count += 1
                 yield snapshot
+                if count == limit:
+                    return
 
     def verify(self, config: Config, *, head: str | Report | None = None) -> Report:
         """Check the thread's hash chain. The report names the rows that were altered, removed, moved or put in.

@@ -326,6 +326,19 @@ def test_history_reads_each_row_about_once_and_never_all_at_a_time(run: Runner) 
     assert store.rows_read <= 201 + (3 + history.FURTHER) * (len(found) + 1)
 
 
+@pytest.mark.parametrize("limit", [1, 2, 5, 11, 12, 13, 30])
+def test_a_few_of_the_history_are_the_first_of_all(run: Runner, limit: int) -> None:
+    config = new_thread()
+    graph = story(run, config)
+    everything = run.history(graph, config)
+    assert run.history(graph, config, limit=limit) == everything[:limit]
+    wanted = {"superstep": everything[-2].metadata["superstep"]}
+    assert (
+        run.history(graph, config, limit=limit, filter=wanted)
+        == [snapshot for snapshot in everything if wanted.items() <= snapshot.metadata.items()][:limit]
+    )
+
+
 def test_history_without_any_snapshots_is_not_quadratic(run: Runner) -> None:
     """In windows of 16 of 512 rows: two levels of parts above them."""
     graph, config = run.compile(counter(run, 511)), new_thread()

@@ -478,12 +478,13 @@ FURTHER = 16
 
 
 def barriers(
-    store: Store, codec: Decoder, thread_id: str, *, before: int | None = None
+    store: Store, codec: Decoder, thread_id: str, *, before: int | None = None, few: int | None = None
 ) -> Iterator[tuple[Stand, Later]]:
     """Where the thread stood at each barrier, newest first, and what has become of its tasks since.
 
     Rows can only be added up forwards: so from each snapshot to the next, newest first. In memory for a WINDOW at a
-    time and for PARTS positions, or for a few times as many where snapshots are far apart.
+    time and for PARTS positions, or for a few times as many where snapshots are far apart. `few`: how many will be
+    asked for, if not all: so many are told before the others are looked at.
     """
     newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
     end = -1 if newest is None else newest.step
@@ -494,6 +495,10 @@ def barriers(
         position = Position(thread_id) if snapshot is None else load(store, codec, thread_id, snapshot[0])
         assert position is not None
         start = position.step
+        if few is not None and few < end - start:
+            last = _gone_on(store, codec, position.frozen(), end - few, partial(_at_parent, store, codec))
+            yield from _backwards(store, codec, last, end)
+            end, few = end - few, None
         yield from _backwards(store, codec, position, end)
         end = start
 
