@@ -92,7 +92,7 @@ def name_of(config: dict[str, Any]) -> str:
 def facts(position: Position | None) -> dict[str, Any]:
     """All but how many bytes were read."""
     assert position is not None
-    return {name: getattr(position, name) for name in Position.__slots__ if name not in ("loose", "packed")}
+    return {name: value for name, value in vars(position).items() if name not in ("loose", "packed")}
 
 
 def snapshots_of(store: Store, thread_id: str, until: int = 10**9) -> list[tuple[int, bytes]]:
