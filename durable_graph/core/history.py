@@ -1,7 +1,8 @@
 """Reading a thread's log: to go on from it, and to tell what happened. Runs no user code.
 
-`load` finds where a thread stands at a step, reading back only to the nearest snapshot. `walk` tells the log
-again in the order in which it was lived, as the same `Recorded`, `Shown` and `Begun` that the live run emitted.
+`load` finds where a thread stands at a step, reading only from the nearest snapshot on. `walk` tells the log again in
+the order in which it was lived, as the same `Recorded`, `Shown` and `Begun` that the live run emitted. `barriers` tells
+where it stood, newest first. None of them holds more than a part of the log.
 """
 
 from __future__ import annotations
@@ -153,7 +154,9 @@ def _skim(store: Store, codec: Decoder, position: Position, until: int) -> bool:
         position.loose += len(data)
         step, bare = number, body
     if bare is not None:
-        row = next(store.rows(position.thread_id, after=step - 1, until=step))
+        row = next(store.rows(position.thread_id, after=step - 1, until=step), None)
+        if row is None:  # removed just now
+            raise CorruptCheckpointError(thread_id=position.thread_id, step=step, problem="the row is missing")
         position.tasks = (task_of(position, row.node or "", row.task or ""),)  # who planned it may have been skipped
         position.loose -= len(row.body)
         apply(position, row, bare)
@@ -473,8 +476,10 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
 
 WINDOW = 1000  # barriers told newest first are held in memory, so many at most
 WINDOW_ITEMS = 500_000  # in the lists of all of them together: each that is held has lists of its own
+WINDOW_BYTES = 4_000_000  # of their rows
+LEAST = 16  # that are held, however large they are
 PARTS = 16
-FURTHER = 16
+FURTHER = 16  # rows read at once to see how a superstep has ended
 
 
 def barriers(
@@ -503,13 +508,18 @@ def barriers(
         end = start
 
 
-def _backwards(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Stand, Later]]:
-    """The barriers after `position`, up to the step `end`, newest first. What is more than fits in memory is gone over
-    once to find where its parts begin, and then told part by part."""
-    rows, window = end - position.step, _window(position)
+def _backwards(
+    store: Store, codec: Decoder, position: Position, end: int, most: int | None = None
+) -> Iterator[tuple[Stand, Later]]:
+    """The barriers after `position`, up to the step `end`, newest first. What is more than `most`, or more than may be
+    held, is gone over once to find where its parts begin, and then told part by part."""
+    rows, window = end - position.step, min(most or WINDOW, _window(position))
     if rows <= window:
-        yield from reversed([*_barriers(store, codec, position, end)])
-        return
+        held = _held(store, codec, position.frozen(), end)
+        if held is not None:
+            yield from reversed(held)
+            return
+        window = max(LEAST, window // PARTS)
     size = max(window, -(-rows // PARTS))
     starts = [position.frozen()]
     for until in range(position.step + size, end, size):
@@ -517,18 +527,38 @@ def _backwards(store: Store, codec: Decoder, position: Position, end: int) -> It
         starts.append(position.frozen())
     while starts:
         start = starts.pop()
-        yield from _backwards(store, codec, start, min(start.step + size, end))
+        yield from _backwards(store, codec, start, min(start.step + size, end), window)
 
 
 def _window(position: Position) -> int:
     items = sum(len(value) for value in position.values.values() if type(value) in (list, dict, set))
-    return max(16, min(WINDOW, WINDOW_ITEMS // (items + 1)))
+    return max(LEAST, min(WINDOW, WINDOW_ITEMS // (items + 1)))
 
 
-def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Stand, Later]]:
+def _held(store: Store, codec: Decoder, position: Position, end: int) -> list[tuple[Stand, Later]] | None:
+    """The barriers after `position`, up to the step `end`; None if they are too large to be held."""
+    size = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal size
+        for row in _read_on(store, position.thread_id, position.step, end):
+            size += len(row.body)
+            yield row
+
+    held = []
+    for barrier in _barriers(store, codec, position, rows(), end):
+        held.append(barrier)
+        if size > WINDOW_BYTES and len(held) > LEAST:
+            return None
+    return held
+
+
+def _barriers(
+    store: Store, codec: Decoder, position: Position, rows: Iterable[Row], end: int
+) -> Iterator[tuple[Stand, Later]]:
     """Those after `position`, up to the step `end`; reads on until the tasks of the last one have ended."""
     standing: tuple[Stand, Later] | None = None
-    for row in _read_on(store, position.thread_id, position.step, end):
+    for row in rows:
         body = decode_body(codec, row)
         straight = row.parent_step == row.step - 1 and row.kind != "fork"
         if not straight or row.parent_step != position.step:
