@@ -1,8 +1,8 @@
-"""The store in SQL: one definition of each statement, for SQLite and Postgres.
+"""The store in SQL, for SQLite and Postgres.
 
-The rule: `SqlStore` says what is read and written, `Statements` holds the SQL, made once from the tables; how a
-database is opened, shared between threads and fails is in `databases.py`. The hot path is `append` of one row: one
-prepared INSERT that carries its own fence, and one commit.
+The rule: `SqlStore` says what is read and written; the SQL is made in `statements.py`; how a database is opened,
+shared between threads and fails is in `databases.py`. The hot path is `append` of one row: one prepared INSERT that
+carries its own fence, and one commit. SQLAlchemy is imported only for a node's own transaction, and for Postgres.
 """
 
 from __future__ import annotations
@@ -12,31 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
-from typing import Any, TypeAlias, TypeVar
-
-from sqlalchemy import (
-    URL,
-    BigInteger,
-    BindParameter,
-    Column,
-    ColumnElement,
-    Dialect,
-    Select,
-    Text,
-    bindparam,
-    delete,
-    event,
-    func,
-    or_,
-    select,
-    true,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.sql import ClauseElement
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError, ThreadExistsError
 from durable_graph.store import (
@@ -53,18 +29,19 @@ from durable_graph.store import (
     check_row,
     check_text,
 )
-from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
-from durable_graph.store.tables import cache as kept
-from durable_graph.store.tables import checkpoints, signals, snapshots, threads
+from durable_graph.store.databases import BATCH_BYTES, Database, Lost, backend_of, database_at, display, parse_url
+from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 BATCH_ROWS = 500
 PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
 BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
-BODIES = ("step", "parent_step", "kind", "body")  # what `bodies` reads
+LAST = -1  # where `bodies` has it
 
-Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
 Result = TypeVar("Result")
 
 
@@ -74,8 +51,9 @@ class SqlStore:
     def __init__(self, url: str | URL) -> None:
         self._url = parse_url(url)
         self.name = display(self._url)
-        self.exclusive = self._url.get_backend_name() == "sqlite"
-        self._sql = statements(self._url.get_backend_name())
+        backend = backend_of(self._url)
+        self.exclusive = backend == "sqlite"
+        self._sql = Statements(backend)
         self._database: Database | None = None
         self._opening = threading.RLock()
         self._finalizer: weakref.finalize[..., SqlStore] | None = None
@@ -268,7 +246,7 @@ class SqlStore:
         wanted = {column: value for column, value in given.items() if value is not None}
         for argument, value in wanted.items():
             check_text(argument, value)
-        statement = self._sql.threads(tuple(wanted)).bind(**wanted, count=_count(limit))
+        statement = self._sql.form("threads", *wanted).bind(**wanted, count=_count(limit))
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 
     def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
@@ -309,7 +287,7 @@ class SqlStore:
     def _batch(
         self, database: Database, page: Statement, thread_id: str, after: int, until: int, count: int
     ) -> list[Row]:
-        statement = page.bind(thread_id=thread_id, after=after, until=until, count=count)
+        statement = page.bind(thread_id=thread_id, after=after, until=until, count=count, bytes=BATCH_BYTES)
         return [Row._make(found) for found in database.fetch(*statement, sized=BODY)]
 
     def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
@@ -318,8 +296,10 @@ class SqlStore:
 
     def _stream_bodies(self, thread_id: str, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
         while after < until:
-            page = self._sql.bodies.bind(thread_id=thread_id, after=after, until=until, count=BATCH_ROWS)
-            batch = self._run(Database.fetch, *page, BODIES.index("body"))
+            page = self._sql.bodies.bind(
+                thread_id=thread_id, after=after, until=until, count=BATCH_ROWS, bytes=BATCH_BYTES
+            )
+            batch = self._run(Database.fetch, *page, LAST)
             if not batch:
                 return
             yield from batch
@@ -436,7 +416,9 @@ class SqlTransaction:
             raise
         self._driver: Any = self.connection.connection.driver_connection
         self._committing = False
-        event.listen(self.connection, "commit", self._refuse_others)
+        from durable_graph.store.engines import on_commit  # late: it imports SQLAlchemy
+
+        on_commit(self.connection, self._refuse_others)
 
     def _refuse_others(self, _: object) -> None:
         if not self._committing:
@@ -537,69 +519,41 @@ if hasattr(os, "register_at_fork"):
 # --- statements -------------------------------------------------------------------------------
 
 
-class Statement:
-    """One statement, compiled for a database."""
-
-    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)
-        self.text = str(compiled)
-        self.names: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        self._fixed = compiled.params  # SQLAlchemy's own, such as OFFSET 0
-
-    def bind(self, **values: Any) -> Bound:
-        given = {**self._fixed, **values}
-        return self.text, [given[name] for name in self.names]
-
-
 class Statements:
-    """Every statement, made once from the tables. A parameter has the name of its column, or is `after`, `until` or
-    `count`; in a change of a thread's row the new values have `new_` before it."""
+    """Every statement of `statements.py` that has one form is an attribute here, made at its first use: of most a
+    program never makes any."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
-        self._insert = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
-        self.append = self._append()
-        self.put_snapshot = self._put_snapshot()
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._forms: dict[str, Statement] = {}
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
-        tables = (threads, checkpoints, snapshots, signals)
-        self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
-        self.called = self._called()
-        self.restore_thread = self._made(self._insert(threads).on_conflict_do_nothing())
-        self.restore_row = self._made(self._insert(checkpoints))
-        self.hash = self._made(select(checkpoints.c.hash).where(_is(checkpoints.c.thread_id), _is(checkpoints.c.step)))
-        self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
-        self.rows = self._page(newest_first=False)
-        self.newest_rows = self._page(newest_first=True)
-        self.bodies = self._page(newest_first=False, columns=BODIES)
-        self.snapshot = self._snapshot()
-        self.send = self._made(self._insert(signals).on_conflict_do_nothing())
-        self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
-        self.take_signal = self._made(delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id)))
-        self.recall = self._recall()
-        self.keep = self._keep()
-        self.purge = self._purge()
-        self.forget = self._made(delete(kept).where(_is(kept.c.namespace)))
-        self.forget_all = self._made(delete(kept))
-        self.threads = cache(self._threads)
-        self.running = self._running()
-        self._renewal = cache(self._renewal_of)
-        self._new_thread = cache(self._new_thread_with)
-        self._change_thread = cache(self._change_thread_in)
+        self.delete = [self.form("delete", table) for table in ("threads", "checkpoints", "snapshots", "signals")]
 
-    def _called(self) -> Statement:
-        """The threads that a thread called, and those that they called."""
-        calls = select(threads.c.thread_id).where(threads.c.called_by == bindparam("thread_id", type_=Text()))
-        below = calls.cte("below", recursive=True)
-        deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
-        return self._made(select(below.union(deeper).c.thread_id))
+    def __getattr__(self, name: str) -> Statement:
+        statement = self.form(name)
+        setattr(self, name, statement)
+        return statement
+
+    def form(self, name: str, *arguments: str) -> Statement:
+        """Of a statement that has several."""
+        name = full_name(name, arguments)
+        if name not in self._forms:
+            text = texts(self._backend).get(name) or self._made(name)
+            self._forms[name] = Statement(text, MARKS[self._backend])
+        return self._forms[name]
+
+    def _made(self, name: str) -> str:
+        from durable_graph.store.statements import made  # late: it imports SQLAlchemy, which is seldom needed
+
+        return made(self._backend, name)
 
     def claim(self, thread_id: str, claim: Claim) -> Bound:
         """The change of a thread's row that happens only if its epoch is the one seen."""
         check_claim(thread_id, claim)
         new = {f"new_{column}": value for column, value in claim.values.items()}
         if claim.epoch is None:
-            return self._new_thread(tuple(claim.values)).bind(new_thread_id=thread_id, **new)
-        return self._change_thread(tuple(claim.values)).bind(thread_id=thread_id, epoch=claim.epoch, **new)
+            return self.form("new_thread", *claim.values).bind(new_thread_id=thread_id, **new)
+        return self.form("change_thread", *claim.values).bind(thread_id=thread_id, epoch=claim.epoch, **new)
 
     def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> Bound:
         """The new expiry of these leases. Owners are never the same twice, so they need not be paired with their
@@ -607,111 +561,4 @@ class Statements:
         padded = [*leases, *[leases[-1]] * ((1 << (len(leases) - 1).bit_length()) - len(leases))]
         given = {f"thread_{place}": thread_id for place, (thread_id, _) in enumerate(padded)}
         given |= {f"owner_{place}": owner for place, (_, owner) in enumerate(padded)}
-        return self._renewal(len(padded)).bind(new_lease_expires_at=expires_at, **given)
-
-    def _renewal_of(self, number: int) -> Statement:
-        def one_of(column: Column[Any], name: str) -> ColumnElement[bool]:
-            return column.in_([bindparam(f"{name}_{place}", type_=column.type) for place in range(number)])
-
-        held = one_of(threads.c.thread_id, "thread"), one_of(threads.c.lease_owner, "owner")
-        return self._made(update(threads).where(*held).values(_new("lease_expires_at")))
-
-    def _append(self) -> Statement:
-        """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
-        appends under way, so that none of them commits after it."""
-        row = [bindparam(column.name, type_=column.type) for column in checkpoints.c]
-        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch))
-        insert = self._insert(checkpoints).from_select(list(checkpoints.c), fenced.with_for_update(read=True))
-        return self._made(insert.on_conflict_do_nothing())
-
-    def _put_snapshot(self) -> Statement:
-        insert = self._insert(snapshots)
-        key = list(snapshots.primary_key)
-        return self._made(insert.on_conflict_do_update(index_elements=key, set_={"state": insert.excluded.state}))
-
-    def _new_thread_with(self, columns: tuple[str, ...]) -> Statement:
-        return self._made(self._insert(threads).values(_new("thread_id", *columns)).on_conflict_do_nothing())
-
-    def _change_thread_in(self, columns: tuple[str, ...]) -> Statement:
-        seen = _is(threads.c.thread_id), _is(threads.c.epoch)
-        return self._made(update(threads).where(*seen).values(_new(*columns)))
-
-    def _threads(self, columns: tuple[str, ...]) -> Statement:
-        newest = select(threads).order_by(threads.c.updated_at.desc(), threads.c.thread_id)
-        wanted = [_is(threads.c[column]) for column in columns]
-        return self._made(newest.where(true(), *wanted).limit(_number("count")))
-
-    def _running(self) -> Statement:
-        status, graph, at, name = (threads.c[each] for each in ("status", "graph", "updated_at", "thread_id"))
-        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
-        page = select(threads).where(_is(status), _is(graph), behind).order_by(at, name)
-        return self._made(page.limit(_number("count")))
-
-    def _snapshot(self) -> Statement:
-        found = snapshots.c
-        newest = select(found.step, found.state).order_by(found.step.desc()).limit(1)
-        return self._made(newest.where(_is(found.thread_id), found.step <= _number("until")))
-
-    def _recall(self) -> Statement:
-        fresh = or_(kept.c.expires_at.is_(None), kept.c.expires_at > _now())
-        return self._made(select(kept.c.value).where(_is(kept.c.namespace), _is(kept.c.key), fresh))
-
-    def _keep(self) -> Statement:
-        insert = self._insert(kept)
-        new = {"value": insert.excluded.value, "expires_at": insert.excluded.expires_at}
-        return self._made(insert.on_conflict_do_update(index_elements=list(kept.primary_key), set_=new))
-
-    def _purge(self) -> Statement:
-        """A few of those that have expired, oldest first; on Postgres not those that somebody is just replacing."""
-        expired = select(kept.c.namespace, kept.c.key).where(kept.c.expires_at <= _now())
-        expired = expired.order_by(kept.c.expires_at).limit(_number("count")).with_for_update(skip_locked=True)
-        return self._made(delete(kept).where(tuple_(kept.c.namespace, kept.c.key).in_(expired)))
-
-    def _page(self, *, newest_first: bool, columns: Sequence[str] = Row._fields) -> Statement:
-        thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
-        page = select(*(checkpoints.c[name] for name in columns)).where(
-            _is(thread_id), step > _number("after"), step <= _number("until")
-        )
-        page = page.order_by(step.desc() if newest_first else step).limit(_number("count"))
-        if self._dialect.name == "postgresql":
-            page = _within_bytes(page, newest_first=newest_first)
-        return self._made(page)
-
-    def _made(self, statement: ClauseElement) -> Statement:
-        return Statement(statement, self._dialect)
-
-
-def _within_bytes(page: Select[Any], *, newest_first: bool) -> Select[Any]:
-    """Postgres sends a whole result at once, so the result itself has to end at BATCH_BYTES. SQLite hands out one row
-    after the other, and would read 40 times as long for this."""
-    rows = page.subquery()
-    order = rows.c.step.desc() if newest_first else rows.c.step
-    before = func.sum(func.octet_length(rows.c.body)).over(order_by=order, rows=(None, -1))
-    sized = select(rows, func.coalesce(before, 0).label("before")).subquery()
-    order = sized.c.step.desc() if newest_first else sized.c.step
-    columns = [sized.c[column.name] for column in page.selected_columns]
-    return select(*columns).where(sized.c.before < BATCH_BYTES).order_by(order)
-
-
-def _is(column: Column[Any]) -> ColumnElement[bool]:
-    return column == bindparam(column.name, type_=column.type)
-
-
-def _new(*columns: str) -> dict[str, BindParameter[Any]]:
-    return {name: bindparam(f"new_{name}", type_=threads.c[name].type) for name in columns}
-
-
-def _now() -> BindParameter[str]:
-    return bindparam("now", type_=Text())
-
-
-def _number(name: str) -> BindParameter[int]:
-    return bindparam(name, type_=BigInteger())
-
-
-@cache
-def statements(backend: str) -> Statements:
-    # Positional parameters for both: what is bound is then the row itself.
-    if backend == "sqlite":
-        return Statements(sqlite.dialect())
-    return Statements(PGDialect_psycopg(paramstyle="format"))  # type: ignore[no-untyped-call]
+        return self.form("renew", str(len(padded))).bind(new_lease_expires_at=expires_at, **given)
