@@ -80,7 +80,8 @@ class SqlStore:
             raise ArgumentError(argument="rows", problem="there are none to append", fix=fix)
 
     def _append_one(self, database: Database, row: Row) -> None:
-        if not database.insert(self._sql.append.text, (*row, row.thread_id, row.epoch)):
+        statement = (self._sql.append.text, (*row, row.thread_id, row.epoch))
+        if database.commit(row.thread_id, [statement]) is not None:
             raise _fenced(row)
 
     def _append_all(
@@ -92,14 +93,9 @@ class SqlStore:
         taken: Sequence[str],
     ) -> None:
         planned = list(self.plan(rows, claim, snapshot, taken))
-        with database.transaction() as connection:
-            with database.pipeline(connection):
-                connection.execute(database.begin)
-                cursors = [connection.execute(*statement) for statement, _ in planned]
-            for cursor, (_, row) in zip(cursors, planned, strict=True):
-                if cursor.rowcount != 1:
-                    raise _fenced(row)
-            connection.execute("COMMIT")
+        refused = database.commit(rows[-1].thread_id, [statement for statement, _ in planned])
+        if refused is not None:
+            raise _fenced(planned[refused][1])
 
     def plan(
         self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None, taken: Sequence[str]
@@ -119,9 +115,7 @@ class SqlStore:
         return self._run(self._change_thread, thread_id, claim, again=self._change_thread_again)
 
     def _change_thread(self, database: Database, thread_id: str, claim: Claim) -> bool:
-        statement = self._sql.claim(thread_id, claim)
-        with database.writer() as connection:
-            return bool(connection.execute(*statement).rowcount == 1)
+        return database.commit(thread_id, [self._sql.claim(thread_id, claim)]) is None
 
     def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
         check_leases(leases, expires_at)
@@ -138,8 +132,7 @@ class SqlStore:
         self._run(self._send, signal)
 
     def _send(self, database: Database, signal: Signal) -> None:
-        with database.writer() as connection:
-            connection.execute(*self._sql.send.bind(**signal._asdict()))
+        database.commit(signal.thread_id, [self._sql.send.bind(**signal._asdict())])  # refused: it is there already
 
     def signals(self, thread_id: str) -> list[Signal]:
         check_id(thread_id)
@@ -397,6 +390,7 @@ class SqlStore:
         """In a child process: what came along is the parent's, and so are the locks."""
         if self._database is not None:
             _inherited.append(self._database)
+            self._database.disown()
         self._opening = threading.RLock()
         self._let_go()
 
