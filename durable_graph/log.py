@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Self
 
 from durable_graph.codec import Codec, Storable
@@ -24,6 +25,7 @@ from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
+from durable_graph.prune import Pruned, prune, rule_of
 from durable_graph.store import Cache, Store, Thread
 
 Config = Mapping[str, Any]
@@ -367,6 +369,56 @@ class Log:
     async def averify(self, config: Config) -> Report:
         """`verify` for asyncio."""
         return await in_thread(lambda: self.verify(config))
+
+    def prune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        keep_last: int | None = None,
+        statuses: Collection[str] | None = None,
+        graph: str | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+    ) -> Pruned:
+        """Remove whole threads or, with `keep_last`, the beginnings of their logs; in many short transactions.
+
+        older_than: age as timedelta or in seconds: threads that were last changed longer ago; with keep_last, only
+            rows that are that old. keep_last: no thread goes, each keeps its last so many states (barriers) with all
+            rows since, and begins there. statuses: only threads that have one of these; by default finished ones, with
+            keep_last all. graph: only those of this name. dry_run: only tell what would go. vacuum: afterwards give
+            free room back to the operating system; on SQLite that writes the whole file anew, while all writers wait.
+
+        A running thread is passed over, and so is what a fork needs; subgraphs' runs go with their caller. Each
+        transaction is durable when it ends: broken off, nothing is half removed, and the next call goes on.
+        Returns what went, and what was passed over and why. Raises ArgumentError; StoreError.
+        """
+        store = self._stored()
+        report = prune(store, self._codec, self._key, rule_of(older_than, keep_last, statuses, graph, dry_run))
+        if vacuum and not dry_run:
+            report.vacuumed = store.vacuum()
+        return report
+
+    async def aprune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        keep_last: int | None = None,
+        statuses: Collection[str] | None = None,
+        graph: str | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+    ) -> Pruned:
+        """`prune` for asyncio."""
+        return await in_thread(
+            lambda: self.prune(
+                older_than=older_than,
+                keep_last=keep_last,
+                statuses=statuses,
+                graph=graph,
+                dry_run=dry_run,
+                vacuum=vacuum,
+            )
+        )
 
     def close(self) -> None:
         """Give back the database connections. The graph opens them again when used again."""

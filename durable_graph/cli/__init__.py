@@ -245,13 +245,59 @@ def verify(threads: tuple[str, ...], everything: bool, url: str | None, as_json:
 def _verified(log: Log, out: Output, name: str) -> bool:
     report = log.verify({"thread_id": name})
     verdict = Column("ok", 6, "green") if report.ok else Column("BROKEN", 6, "bold red")
-    rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}", 0, "dim")
+    rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}{_begins(report.begins)}", 0, "dim")
     out.line({**dataclasses.asdict(report), "ok": report.ok}, verdict, Column(name, 36, "bold"), rows, head)
     if not out.json:
         for finding in report.findings:
             step = Column(f"step {finding.step}", 10)
             out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem))
     return report.ok
+
+
+def _begins(step: int) -> str:
+    return f"; begins at step {step}, rows before it were pruned" if step else ""
+
+
+# --- removing -----------------------------------------------------------------------------------
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _age(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    number, unit = (value[:-1], value[-1:]) if value[-1:] in UNITS else (value, "s")
+    try:
+        return float(number) * UNITS[unit]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no age: write 30d, 12h, 15m or seconds") from None
+
+
+@main.command()
+@click.option("--older-than", metavar="AGE", callback=_age, help="Last changed longer ago: 30d, 12h, 15m or seconds.")
+@click.option("--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep the last N states of each thread.")
+@click.option("--status", "statuses", multiple=True, metavar="STATUS", help="Only these; also several times.")
+@click.option("--graph", metavar="NAME", help="Only those of this graph.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@click.option("--vacuum", is_flag=True, help="Then make the database's files smaller; writers to SQLite have to wait.")
+@options("url", "json")
+def prune(url: str | None, as_json: bool, statuses: tuple[str, ...], **rule: Any) -> None:
+    """Remove old threads; with --keep-last only the beginnings of their logs.
+
+    Without --status and --keep-last only finished threads go. What is running, and what forks need, stays and is told.
+    """
+    with _log(url) as log:
+        report = log.prune(statuses=statuses or None, **rule)
+    out = Output(as_json)
+    would = "would go: " if report.dry_run else "removed: "
+    told = f"{would}{report.threads} threads, {report.rows} rows, {report.bytes} bytes; {report.cut} threads cut"
+    if report.vacuumed is not None:
+        told += f"; the database had {report.vacuumed[0]} bytes, now {report.vacuumed[1]}"
+    skipped = [one._asdict() for one in report.skipped]
+    out.line({**dataclasses.asdict(report), "skipped": skipped}, Column(told))
+    if not out.json:
+        for one in report.skipped:
+            out.line({}, Column("kept", 6, "yellow"), Column(one.thread_id, 36, "bold"), Column(one.reason))
 
 
 # --- the database -----------------------------------------------------------------------------

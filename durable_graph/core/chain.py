@@ -26,4 +26,11 @@ def row_hash(parent: bytes, columns: tuple[Any, ...], body: bytes, key: bytes | 
     return hmac.digest(key, content, "sha256")
 
 
+def stub_hash(row: bytes, stub: tuple[Any, ...], key: bytes | None = None) -> bytes:
+    """`row`: the hash of the row that the log begins with now. `stub`: thread_id, step, parent_hash, state and
+    pruned_at."""
+    thread_id, step, parent_hash, state, pruned_at = stub
+    return row_hash(row, ("stub", thread_id, step, parent_hash.hex(), pruned_at), state, key)
+
+
 NO_PARENT = bytes(32)

@@ -17,7 +17,7 @@ from durable_graph.core.model import Task
 from durable_graph.core.planner import Body, Later, Position, task_of
 from durable_graph.core.tokens import parts_of
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
-from durable_graph.store import Row, Store
+from durable_graph.store import Row, Store, Stub
 
 Told = Recorded | Shown | Token | Begun | Below
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
@@ -62,8 +62,7 @@ def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) 
     if newest is None:
         return None
     if step is not None and not 0 <= step <= newest.step:
-        have = f"its steps are 0 to {newest.step}"
-        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=have)
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, store.stub(thread_id)))
     rows, snapshot = _path(store, thread_id, newest.step if step is None else step)
     position = _base(store, codec, rows[-1])
     if snapshot is not None:
@@ -74,6 +73,18 @@ def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) 
         apply(position, row, decode_body(codec, row))
     position.tail = newest.step
     return position
+
+
+def _steps_to(newest: Row, stub: Stub | None) -> str:
+    if stub is None:
+        return f"its steps are 0 to {newest.step}"
+    return f"its steps are {stub.step} to {newest.step}, those before were pruned at {stub.pruned_at}"
+
+
+def beginning(store: Store, thread_id: str) -> int:
+    """The step that the log begins after: -1, or that of the stub, whose row tells only where the thread stood."""
+    stub = store.stub(thread_id)
+    return -1 if stub is None else stub.step
 
 
 def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
@@ -91,6 +102,18 @@ def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | N
         step = row.parent_step
         if snapshot is not None and snapshot[0] > step:
             snapshot = store.snapshot(thread_id, until=step)
+    return _path_from_stub(store, thread_id, path, step)
+
+
+def _path_from_stub(store: Store, thread_id: str, path: list[Row], step: int) -> tuple[list[Row], bytes | None]:
+    """The row at `step` is not there: it was pruned, or it is missing."""
+    stub = store.stub(thread_id)
+    if stub is not None and not path and step < stub.step:
+        newest = next(store.rows(thread_id, newest_first=True, limit=1))
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, stub))
+    for place, row in enumerate(path):
+        if stub is not None and row.step == stub.step:
+            return path[: place + 1], stub.state
     raise CorruptCheckpointError(thread_id=thread_id, step=step, problem="the row is missing")
 
 
@@ -224,6 +247,7 @@ def _step_above(store: Store, codec: Decoder, above: str, task: str, thread_id: 
 def walk(store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until: int | None = None) -> Iterator[Told]:
     """Everything that was emitted for the rows with after < step <= until, in the order in which it was."""
     position = Position(thread_id)
+    after = beginning(store, thread_id) if after < 0 else after
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     below, before = _Subgraphs(store, codec), _begun(store, codec, thread_id, after)
@@ -351,6 +375,7 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
     """`walk` for a log that still grows: None whenever all there is has been told. Custom events come with
     their task's row."""
     position = Position(thread_id)
+    after = beginning(store, thread_id) if after < 0 else after
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     last, begins, below = after, True, _Subgraphs(store, codec)
@@ -378,17 +403,21 @@ def barriers(
     end = -1 if newest is None else newest.step
     if before is not None:
         end = min(end, before - 1)
-    while end >= 0:
-        start = max(end - WINDOW, -1)
+    begins = beginning(store, thread_id)
+    while end >= 0 and end >= begins:
+        start = max(end - WINDOW, begins)
         position = Position(thread_id) if start < 0 else load(store, codec, thread_id, start)
         assert position is not None
-        yield from reversed([*_barriers(store, codec, position, end)])
-        end = start
+        first = (position.frozen(), Later(position)) if start == begins >= 0 else None
+        yield from reversed([*_barriers(store, codec, position, end, first)])
+        end = start if first is None else -1
 
 
-def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Position, Later]]:
-    """Those after `position`, up to the step `end`; reads on until the tasks of the last one have ended."""
-    standing: tuple[Position, Later] | None = None
+def _barriers(
+    store: Store, codec: Decoder, position: Position, end: int, standing: tuple[Position, Later] | None = None
+) -> Iterator[tuple[Position, Later]]:
+    """Those after `position`, and `standing` if it is one itself, up to the step `end`; reads on until the tasks of
+    the last one have ended."""
     for row in store.rows(position.thread_id, after=position.step):
         body = decode_body(codec, row)
         straight = row.parent_step == row.step - 1 and row.kind != "fork"

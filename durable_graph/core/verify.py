@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from durable_graph.core.chain import NO_PARENT, row_hash
-from durable_graph.store import Row, Store
+from durable_graph.core.chain import NO_PARENT, row_hash, stub_hash
+from durable_graph.store import Row, Store, Stub
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,7 @@ class Report:
     rows: int
     head: str | None  # hexadecimal
     findings: tuple[Finding, ...]
+    begins: int = 0  # the first step that is there; if it is not 0 the rows before it were pruned
 
     @property
     def ok(self) -> bool:
@@ -47,22 +48,39 @@ def verify(store: Store, thread_id: str, key: bytes | None, *, limit: int = 100)
             findings.append(finding)
             if len(findings) == limit:
                 break
-    return Report(thread_id, head.step + 1 if head else 0, head.hash.hex() if head else None, tuple(findings))
+    stub = store.stub(thread_id)
+    begins = stub.step if stub else 0
+    if stub is not None and head is None:
+        findings.append(Finding(begins, "missing", f"step {begins}, which the log begins with, was removed from it"))
+    rows = head.step + 1 - begins if head else 0
+    return Report(thread_id, rows, head.hash.hex() if head else None, tuple(findings), begins)
 
 
 def _checked(store: Store, thread_id: str, key: bytes | None) -> Iterator[tuple[Finding | None, Row]]:
     before: Row | None = None
-    for row in store.rows(thread_id):
-        expected = 0 if before is None else before.step + 1
+    stub = store.stub(thread_id)
+    begins = stub.step if stub else 0
+    for row in store.rows(thread_id, after=begins - 1):
+        expected = begins if before is None else before.step + 1
         if row.step != expected:
             gone = f"step {expected}" if row.step == expected + 1 else f"steps {expected} to {row.step - 1}"
             yield Finding(expected, "missing", f"{gone} removed from the log"), row
-        yield _check(store, row, before, key), row
+        if stub is not None and row.step == begins:
+            yield _check_stub(stub, row, key), row
+            parent: bytes | None = stub.parent_hash
+        else:
+            parent = _parent_hash(store, row, before)
+        yield _check(parent, row, key), row
         before = row
 
 
-def _check(store: Store, row: Row, before: Row | None, key: bytes | None) -> Finding | None:
-    parent = _parent_hash(store, row, before)
+def _check_stub(stub: Stub, row: Row, key: bytes | None) -> Finding | None:
+    if stub_hash(row.hash, stub[:5], key) == stub.hash:
+        return None
+    return Finding(row.step, "altered", "what stands for the pruned rows before it (in the table stubs) was altered")
+
+
+def _check(parent: bytes | None, row: Row, key: bytes | None) -> Finding | None:
     if parent is None:
         return Finding(row.step, "misplaced", f"the row it continues (step {row.parent_step}) does not exist")
     if row_hash(parent, columns_of(row), row.body, key) == row.hash:

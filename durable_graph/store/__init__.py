@@ -55,6 +55,33 @@ class Thread(NamedTuple):
     metadata: bytes  # JSON object: the user's
 
 
+class Stub(NamedTuple):
+    """What stands for the rows that were cut off the beginning of a thread's log. The log then begins at `step`."""
+
+    thread_id: str
+    step: int  # of a barrier, which stays; every row before it may be removed at any time
+    parent_hash: bytes  # of the row before it, which its own hash was made with
+    state: bytes  # at the barrier, as in a snapshot
+    pruned_at: str
+    hash: bytes  # SHA-256 or HMAC over all of the above and the hash of the row at `step`
+
+
+class Origin(NamedTuple):
+    """A fork, and where it comes from."""
+
+    fork: str  # a thread
+    thread_id: str  # that it was forked from
+    step: int
+
+
+class Size(NamedTuple):
+    """How much there is of a thread and those that it called."""
+
+    threads: int
+    rows: int
+    bytes: int  # of the rows' bodies, and of what snapshots, stubs and signals hold
+
+
 class Signal(NamedTuple):
     """Something sent to a thread, kept until a task that waits for it takes it."""
 
@@ -185,6 +212,35 @@ class Store(Cache, Protocol):
     def delete(self, thread_id: str) -> bool:
         """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
         none."""
+
+    def roots(self, *, before: str, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        """Threads that no other has called and that were last changed before that time, oldest change first, from
+        behind one whose (updated_at, thread_id) this is."""
+
+    def below(self, thread_id: str) -> list[str]:
+        """The threads that this one has called itself."""
+
+    def forks(self, thread_id: str) -> list[Origin]:
+        """Those of this thread or of threads that it called. What forks each other among these does not count."""
+
+    def size(self, thread_id: str, *, until: int | None = None) -> Size:
+        """Of a thread and all below it; with `until` only of its own rows and snapshots before that step."""
+
+    def prune(self, thread_id: str, epoch: int) -> bool:
+        """`delete`, if the thread still has this epoch and nobody has forked it."""
+
+    def stub(self, thread_id: str) -> Stub | None: ...
+
+    def cut(self, stub: Stub, epoch: int) -> bool:
+        """Let the thread begin at the stub, with the next epoch, if it still has this one and nobody has forked it
+        before that step. Removes no rows yet: see `trim`."""
+
+    def trim(self, thread_id: str, *, until: int) -> None:
+        """Remove rows and snapshots with step < until that a stub of the thread stands for; no others."""
+
+    def vacuum(self) -> tuple[int, int]:
+        """Give room that is not used any more back to the operating system, as far as the database can: its bytes
+        before and after."""
 
     def transaction(self) -> Transaction:
         """Begin one. Raises CallError if this store has no connections to give."""

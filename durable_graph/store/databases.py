@@ -26,7 +26,7 @@ from typing import Any, ClassVar, NoReturn
 from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url, text
 
 from durable_graph.errors import ArgumentError, SchemaError, StoreError, StoreUnavailableError
-from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE, creation, version
+from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE, creation, metadata, version
 
 SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
 BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
@@ -157,6 +157,10 @@ class Database(ABC):
     @abstractmethod
     def schema_change(self) -> AbstractContextManager[Connection]:
         """A SQLAlchemy transaction that no other change of the schema runs beside."""
+
+    @abstractmethod
+    def vacuum(self) -> tuple[int, int]:
+        """Give back what is not used any more; bytes before and after."""
 
     @abstractmethod
     def explain(self, error: BaseException) -> StoreError | None:
@@ -428,6 +432,19 @@ class Sqlite(Database):
             cursor.close()  # ends the read transaction
         return rows
 
+    def vacuum(self) -> tuple[int, int]:
+        """Writes the file anew, which takes as much room again meanwhile and keeps every other writer waiting."""
+        with self.writer() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = self._bytes()
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return before, self._bytes()
+
+    def _bytes(self) -> int:
+        files = self._path, Path(f"{self._path}-wal")
+        return sum(file.stat().st_size for file in files if file.exists())
+
     # --- the schema
 
     def tables(self, connection: Any) -> set[str]:
@@ -668,6 +685,16 @@ class Postgres(Database):
 
     def result(self, cursor: Any, sized: int | None) -> list[Any]:
         return cursor.fetchall()  # type: ignore[no-any-return]  # the SQL itself stops at BATCH_BYTES
+
+    def vacuum(self) -> tuple[int, int]:
+        """Room for new rows; the files become shorter only where their ends are empty. Nobody has to wait."""
+        names = list(metadata.tables)
+        sizes = " + ".join(f"pg_total_relation_size('{name}')" for name in names)
+        with self.reader() as connection:
+            (before,) = connection.execute(f"SELECT {sizes}").fetchone()
+            connection.execute(f"VACUUM {', '.join(names)}")
+            (after,) = connection.execute(f"SELECT {sizes}").fetchone()
+        return int(before), int(after)
 
     def tables(self, connection: Any) -> set[str]:
         found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [VERSION_TABLE]).fetchone()

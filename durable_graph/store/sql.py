@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
+    CTE,
     URL,
     BigInteger,
     BindParameter,
@@ -23,11 +24,13 @@ from sqlalchemy import (
     ColumnElement,
     Dialect,
     Select,
+    Table,
     Text,
     bindparam,
     delete,
     event,
     func,
+    literal_column,
     or_,
     select,
     true,
@@ -42,8 +45,11 @@ from durable_graph.errors import ArgumentError, CallError, FencedError, StoreErr
 from durable_graph.store import (
     Claim,
     Entry,
+    Origin,
     Row,
     Signal,
+    Size,
+    Stub,
     Thread,
     check_claim,
     check_entry,
@@ -54,7 +60,7 @@ from durable_graph.store import (
 )
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
 from durable_graph.store.tables import cache as kept
-from durable_graph.store.tables import checkpoints, signals, snapshots, threads
+from durable_graph.store.tables import checkpoints, signals, snapshots, stubs, threads
 
 BATCH_ROWS = 500
 PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
@@ -188,6 +194,63 @@ class SqlStore:
         """Whether exactly this row is stored."""
         return list(self.rows(row.thread_id, after=row.step - 1, until=row.step)) == [row]
 
+    def prune(self, thread_id: str, epoch: int) -> bool:
+        check_id(thread_id)
+        return self._run(self._prune, thread_id, epoch)
+
+    def _prune(self, database: Database, thread_id: str, epoch: int) -> bool:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            family = [name for (name,) in connection.execute(*self._sql.family.bind(thread_id=thread_id)).fetchall()]
+            free = self._locked(connection, thread_id, epoch, family)
+            if free and not connection.execute(*self._sql.forks.bind(thread_id=thread_id)).fetchall():
+                for name in family:
+                    self._remove(connection, name)
+                connection.execute("COMMIT")
+                return True
+            connection.execute("ROLLBACK")
+            return False
+
+    def _locked(self, connection: Any, thread_id: str, epoch: int, family: Sequence[str]) -> bool:
+        """Who wants to run or fork one of these has to wait for our commit. Whether the epoch is this one: it is the
+        next one now."""
+        values = {"thread_id": thread_id, "epoch": epoch, "next_epoch": epoch + 1}
+        if connection.execute(*self._sql.next_epoch.bind(**values)).rowcount != 1:
+            return False
+        for name in family:
+            connection.execute(*self._sql.lock.bind(thread_id=name))
+        return True
+
+    def cut(self, stub: Stub, epoch: int) -> bool:
+        check_id(stub.thread_id)
+        return self._run(self._cut, stub, epoch)
+
+    def _cut(self, database: Database, stub: Stub, epoch: int) -> bool:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            free = self._locked(connection, stub.thread_id, epoch, ())
+            forks = connection.execute(*self._sql.forks.bind(thread_id=stub.thread_id)).fetchall() if free else ()
+            if free and all(name != stub.thread_id or step >= stub.step for _, name, step in forks):
+                connection.execute(*self._sql.put_stub.bind(**stub._asdict()))
+                connection.execute("COMMIT")
+                return True
+            connection.execute("ROLLBACK")
+            return False
+
+    def trim(self, thread_id: str, *, until: int) -> None:
+        check_id(thread_id)
+        self._run(self._trim, thread_id, until)
+
+    def _trim(self, database: Database, thread_id: str, until: int) -> None:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            for statement in self._sql.trim:
+                connection.execute(*statement.bind(thread_id=thread_id, until=_clamp(until)))
+            connection.execute("COMMIT")
+
+    def vacuum(self) -> tuple[int, int]:
+        return self._run(lambda database: database.vacuum())
+
     def _remove(self, connection: Any, thread_id: str) -> list[int]:
         return [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
 
@@ -282,6 +345,34 @@ class SqlStore:
         statement = self._sql.snapshot.bind(thread_id=thread_id, until=_clamp(until))
         found = self._run(Database.fetch, *statement)
         return (found[0][0], found[0][1]) if found else None
+
+    def roots(self, *, before: str, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        check_text("before", before)
+        updated_at, thread_id = after
+        statement = self._sql.roots.bind(before=before, updated_at=updated_at, thread_id=thread_id, count=_count(limit))
+        return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
+
+    def below(self, thread_id: str) -> list[str]:
+        check_id(thread_id)
+        return [name for (name,) in self._run(Database.fetch, *self._sql.below.bind(thread_id=thread_id))]
+
+    def forks(self, thread_id: str) -> list[Origin]:
+        check_id(thread_id)
+        found = self._run(Database.fetch, *self._sql.forks.bind(thread_id=thread_id))
+        return [Origin._make(each) for each in found]
+
+    def size(self, thread_id: str, *, until: int | None = None) -> Size:
+        check_id(thread_id)
+        if until is None:
+            found = self._run(Database.fetch, *self._sql.size.bind(thread_id=thread_id))
+        else:
+            found = self._run(Database.fetch, *self._sql.size_before.bind(thread_id=thread_id, until=_clamp(until)))
+        return Size(*(int(number) for number in found[0]))
+
+    def stub(self, thread_id: str) -> Stub | None:
+        check_id(thread_id)
+        found = self._run(Database.fetch, *self._sql.stub.bind(thread_id=thread_id))
+        return Stub._make(found[0]) if found else None
 
     # --- the cache
 
@@ -513,9 +604,20 @@ class Statements:
         self.append = self._append()
         self.put_snapshot = self._put_snapshot()
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
-        tables = (threads, checkpoints, snapshots, signals)
+        tables = (threads, checkpoints, snapshots, stubs, signals)
         self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
         self.called = self._called()
+        self.family = self._made(select(self._family().c.thread_id))
+        self.below = self._made(select(threads.c.thread_id).where(threads.c.called_by == _thread_id()))
+        self.roots = self._roots()
+        self.forks = self._forks()
+        self.size = self._size()
+        self.size_before = self._size_before()
+        self.next_epoch = self._next_epoch()
+        self.lock = self._made(update(threads).where(_is(threads.c.thread_id)).values(epoch=threads.c.epoch))
+        self.stub = self._made(select(stubs).where(_is(stubs.c.thread_id)))
+        self.put_stub = self._put_stub()
+        self.trim = [self._trim(table) for table in (checkpoints, snapshots)]
         self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
         self.rows = self._page(newest_first=False)
         self.newest_rows = self._page(newest_first=True)
@@ -540,6 +642,61 @@ class Statements:
         below = calls.cte("below", recursive=True)
         deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
         return self._made(select(below.union(deeper).c.thread_id))
+
+    def _family(self) -> CTE:
+        """A thread and all that were called below it."""
+        family = select(threads.c.thread_id).where(_is(threads.c.thread_id)).cte("family", recursive=True)
+        deeper = select(threads.c.thread_id).join(family, threads.c.called_by == family.c.thread_id)
+        return family.union(deeper)
+
+    def _forks(self) -> Statement:
+        family, found = self._family(), threads.c
+        inside = select(family.c.thread_id)
+        forks = select(found.thread_id, found.parent_thread_id, found.parent_step)
+        return self._made(forks.where(found.parent_thread_id.in_(inside), found.thread_id.not_in(inside)))
+
+    def _roots(self) -> Statement:
+        at, name = threads.c.updated_at, threads.c.thread_id
+        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
+        wanted = threads.c.called_by.is_(None), at < bindparam("before", type_=Text()), behind
+        return self._made(select(threads).where(*wanted).order_by(at, name).limit(_number("count")))
+
+    def _size(self) -> Statement:
+        inside = select(self._family().c.thread_id)
+
+        def total(content: Column[Any]) -> ColumnElement[Any]:
+            size = func.coalesce(func.sum(func.length(content)), 0)
+            return select(size).where(content.table.c.thread_id.in_(inside)).scalar_subquery()
+
+        def count(table: Table) -> ColumnElement[Any]:
+            return select(func.count()).where(table.c.thread_id.in_(inside)).scalar_subquery()
+
+        held = [total(content) for content in (snapshots.c.state, stubs.c.state, signals.c.value)]
+        return self._made(select(count(threads), count(checkpoints), sum(held, total(checkpoints.c.body))))
+
+    def _size_before(self) -> Statement:
+        def total(content: Column[Any], value: ColumnElement[Any]) -> ColumnElement[Any]:
+            found = content.table.c
+            before = select(func.coalesce(value, 0)).where(_is(found.thread_id), found.step < _number("until"))
+            return before.scalar_subquery()
+
+        rows, kept = checkpoints.c.body, snapshots.c.state
+        held = total(rows, func.sum(func.length(rows))) + total(kept, func.sum(func.length(kept)))
+        return self._made(select(literal_column("0"), total(rows, func.count()), held))
+
+    def _next_epoch(self) -> Statement:
+        seen = _is(threads.c.thread_id), _is(threads.c.epoch)
+        return self._made(update(threads).where(*seen).values(epoch=_number("next_epoch")))
+
+    def _put_stub(self) -> Statement:
+        insert = self._insert(stubs)
+        new = {name: insert.excluded[name] for name in Stub._fields[1:]}
+        return self._made(insert.on_conflict_do_update(index_elements=list(stubs.primary_key), set_=new))
+
+    def _trim(self, table: Table) -> Statement:
+        stands_for = select(stubs.c.step).where(_is(stubs.c.thread_id)).scalar_subquery()
+        old = table.c.step < _number("until"), table.c.step < stands_for
+        return self._made(delete(table).where(_is(table.c.thread_id), *old))
 
     def claim(self, thread_id: str, claim: Claim) -> Bound:
         """The change of a thread's row that happens only if its epoch is the one seen."""
@@ -645,6 +802,10 @@ def _is(column: Column[Any]) -> ColumnElement[bool]:
 
 def _new(*columns: str) -> dict[str, BindParameter[Any]]:
     return {name: bindparam(f"new_{name}", type_=threads.c[name].type) for name in columns}
+
+
+def _thread_id() -> BindParameter[str]:
+    return bindparam("thread_id", type_=Text())
 
 
 def _now() -> BindParameter[str]:

@@ -1,0 +1,490 @@
+"""Removing threads and the beginnings of logs: what goes, what stays, and that what stays is a whole log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from durable_graph import (
+    START,
+    ArgumentError,
+    CheckpointNotFoundError,
+    Command,
+    CompiledGraph,
+    Log,
+    StateGraph,
+    drivers,
+    interrupt,
+    leases,
+)
+from durable_graph import prune as pruning
+from durable_graph.cli import main
+from durable_graph.core.times import iso
+from durable_graph.store import Claim, Store
+from tests.graphs import Calls, Runner, State, at, chain, counter, new_thread, wait_for
+
+NOON = 1_800_000_000.0
+DAY = 86400.0
+
+
+@pytest.fixture(params=["sync", "async"])
+def run(request: pytest.FixtureRequest, database_url: str) -> Iterator[Runner]:
+    with Runner(request.param, database_url) as runner:
+        yield runner
+
+
+class Clock:
+    now = NOON
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+
+    def tick() -> float:
+        clock.now += 0.001
+        return clock.now
+
+    monkeypatch.setattr(drivers, "clock", tick)
+    return clock
+
+
+def id_of(config: dict[str, Any]) -> str:
+    return str(config["configurable"]["thread_id"])
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"configurable": {"thread_id": name}}
+
+
+def prune(run: Runner, log: CompiledGraph[Any], **rule: Any) -> pruning.Pruned:
+    found: pruning.Pruned = log.prune(**rule) if run.way == "sync" else wait_for(lambda: log.aprune(**rule))
+    return found
+
+
+def names(graph: Log) -> set[str]:
+    return {thread.thread_id for thread in graph.threads()}
+
+
+def steps(graph: Log, name: str) -> list[int]:
+    return [row.step for row in graph._stored().rows(name)]
+
+
+def everything(graph: CompiledGraph[Any]) -> int:
+    """Rows of all tables that belong to threads."""
+    store: Any = graph._stored()
+    tables = ("threads", "checkpoints", "snapshots", "stubs", "signals")
+    return sum(store._open().fetch(f"SELECT count(*) FROM {table}", ())[0][0] for table in tables)
+
+
+def counted(run: Runner, to: int = 6, name: str = "long") -> tuple[CompiledGraph[Any], dict[str, Any]]:
+    """A thread with an input row and `to` rows of supersteps."""
+    graph, config = run.compile(counter(run, to)), named(name)
+    run.invoke(graph, {}, config)
+    return graph, config
+
+
+# --- whole threads ------------------------------------------------------------------------------
+
+
+def test_old_finished_threads_go(run: Runner, clock: Clock) -> None:
+    graph, calls = run.compile(chain(run, Calls())), Calls()
+    run.invoke(graph, {"log": []}, named("old"))
+    failing = run.compile(chain(run, calls, b=calls.failing("b")))
+    with pytest.raises(ValueError, match="b failed"):
+        run.invoke(failing, {"log": []}, named("failed"))
+    clock.now += 30 * DAY
+    run.invoke(graph, {"log": []}, named("new"))
+    would = prune(run, graph, older_than=timedelta(days=10), dry_run=True)
+    assert names(graph) == {"old", "new", "failed"}
+    done = prune(run, graph, older_than=10 * DAY)
+    assert (done.threads, done.rows, done.cut, done.skipped, done.vacuumed) == (1, 4, 0, [], None)
+    assert (would.threads, would.rows, would.bytes, would.dry_run) == (done.threads, done.rows, done.bytes, True)
+    assert done.bytes > 0
+    assert names(graph) == {"new", "failed"}
+    assert prune(run, graph, statuses=["failed"], older_than=40 * DAY).threads == 0
+    assert prune(run, graph, statuses=["failed"]).threads == 1
+    assert names(graph) == {"new"}
+
+
+def test_nothing_of_a_removed_thread_stays(run: Runner) -> None:
+    graph, config = counted(run)
+    run.call(graph, "signal", config, "hello", 1)
+    prune(run, graph, keep_last=2)
+    prune(run, graph, older_than=0)
+    assert everything(graph) == 0
+    assert run.invoke(graph, {"n": 5}, config)["n"] == 6
+    assert graph.verify(config).ok
+
+
+def test_of_one_graph_only(run: Runner) -> None:
+    one, other = (run.compile(chain(run, Calls()), name=name) for name in ("one", "other"))
+    run.invoke(one, {"log": []}, named("1"))
+    run.invoke(other, {"log": []}, named("2"))
+    assert prune(run, one, statuses=["finished"], graph="other").threads == 1
+    assert names(one) == {"1"}
+
+
+def test_more_threads_than_a_page(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "PAGE", 2)
+    graph = run.compile(chain(run, Calls(), "a"))
+    for number in range(7):
+        run.invoke(graph, {"log": []}, named(str(number)))
+    assert prune(run, graph, statuses=["finished"]).threads == 7
+    assert everything(graph) == 0
+
+
+def owned(graph: CompiledGraph[Any], name: str, owner: str) -> None:
+    thread = graph._stored().thread(name)
+    assert thread is not None
+    lease = {"lease_owner": owner, "lease_since": iso(NOON), "lease_expires_at": iso(10 * NOON)}
+    assert graph._stored().change_thread(name, Claim(thread.epoch, {"status": "running", **lease}))
+
+
+@pytest.mark.parametrize("keep_last", [None, 1])
+def test_a_running_thread_is_passed_over(run: Runner, keep_last: int | None) -> None:
+    graph, _ = counted(run)
+    before = steps(graph, "long")
+    owned(graph, "long", "far-away/b00tb00t/7/99/run")
+    done = prune(run, graph, statuses=["running"], keep_last=keep_last)
+    assert [skipped.thread_id for skipped in done.skipped] == ["long"]
+    assert "far-away" in done.skipped[0].reason
+    assert (done.threads, done.cut, steps(graph, "long")) == (0, 0, before)
+
+
+def test_a_thread_whose_owner_is_dead_may_go(run: Runner) -> None:
+    graph, _ = counted(run)
+    host, boot, pid, _, _ = leases.hold("x").split("/")
+    leases._held.clear()
+    owned(graph, "long", f"{host}/{boot}/{pid}/1/run")
+    assert prune(run, graph, statuses=["running"]).threads == 1
+    assert names(graph) == set()
+
+
+def test_a_thread_that_was_forked_stays_as_long_as_its_fork(run: Runner, clock: Clock) -> None:
+    graph, config = counted(run)
+    clock.now += 10 * DAY
+    run.fork(graph, at(config, 3), "fork")
+    run.invoke(graph, None, named("fork"))
+    done = prune(run, graph, older_than=DAY)
+    assert [tuple(one) for one in done.skipped] == [("long", "thread 'fork' is a fork of it")]
+    assert names(graph) == {"long", "fork"}
+    assert graph.verify(named("fork")).ok
+    run.fork(graph, named("fork"), "fork of the fork")
+    would, done = (prune(run, graph, older_than=0, dry_run=dry) for dry in (True, False))
+    assert (would.threads, done.threads, done.skipped, everything(graph)) == (3, 3, [], 0)
+    assert (would.rows, would.bytes) == (done.rows, done.bytes)
+
+
+def nested(run: Runner, to: int = 4) -> CompiledGraph[Any]:
+    sub = StateGraph(State).add_node("x", run.node(lambda state: {"n": state.get("n", 0) + 1})).add_edge(START, "x")
+    builder = StateGraph(State).add_node("sub", sub.compile()).add_edge(START, "sub")
+    return run.compile(builder.add_conditional_edges("sub", lambda state: "sub" if state["n"] < to else "__end__"))
+
+
+def test_runs_of_subgraphs_go_with_their_caller(run: Runner) -> None:
+    graph = nested(run, 2)
+    run.invoke(graph, {}, named("a"))
+    run.invoke(graph, {}, named("b"))
+    before = names(graph)
+    assert len(before) == 6
+    run.fork(graph, named("b"), "c")
+    done = prune(run, graph, statuses=["finished"], older_than=0)
+    assert done.threads == 7
+    assert everything(graph) == 0
+
+
+def test_a_long_thread_goes_in_small_transactions(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash in between leaves a whole log, and the next call goes on."""
+    monkeypatch.setattr(pruning, "BATCH", 3)
+    graph, config = counted(run, 10)
+    store: Any = graph._stored()
+    trims = iter(range(2))
+
+    class CutOffError(Exception):
+        pass
+
+    def trim(thread_id: str, *, until: int) -> None:
+        type(store).trim(store, thread_id, until=until)
+        if next(trims, None) is None:
+            raise CutOffError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "trim", trim)
+        with pytest.raises(CutOffError):
+            prune(run, graph, statuses=["finished"])
+    assert steps(graph, "long") == [9, 10]
+    assert graph.verify(config).ok
+    assert run.get_state(graph, config).values["n"] == 10
+    assert prune(run, graph, statuses=["finished"]).threads == 1
+    assert everything(graph) == 0
+
+
+@pytest.mark.parametrize(
+    ("rule", "told"),
+    [
+        ({}, "nothing says what is to go"),
+        ({"graph": "x"}, "nothing says what is to go"),
+        ({"keep_last": 0}, "keep_last"),
+        ({"keep_last": True}, "keep_last"),
+        ({"older_than": -1}, "no age"),
+        ({"older_than": float("nan")}, "no age"),
+        ({"older_than": "1d"}, "no age"),
+        ({"statuses": "finished"}, "it is a text"),
+        ({"statuses": ["done"]}, "'done' is no status"),
+    ],
+)
+def test_what_is_no_rule(sqlite_url: str, rule: dict[str, Any], told: str) -> None:
+    with Log(sqlite_url) as log, pytest.raises(ArgumentError, match=told):
+        log.prune(**rule)
+
+
+# --- beginnings ---------------------------------------------------------------------------------
+
+
+def test_the_last_states_stay(run: Runner) -> None:
+    graph, config = counted(run)
+    told, states = run.replay(graph, config), run.history(graph, config)
+    would = prune(run, graph, keep_last=3, dry_run=True)
+    assert steps(graph, "long") == [0, 1, 2, 3, 4, 5, 6]
+    done = prune(run, graph, keep_last=3)
+    assert (done.cut, done.rows, done.threads, done.skipped) == (1, 4, 0, [])
+    assert (would.cut, would.rows, would.bytes) == (1, 4, done.bytes)
+    assert steps(graph, "long") == [4, 5, 6]
+    assert run.history(graph, config) == states[:3]
+    assert run.replay(graph, config) == told[4:]
+    assert run.get_state(graph, config).values["n"] == 6
+    assert run.get_state(graph, at(config, 4)).values["n"] == 4
+    assert prune(run, graph, keep_last=3).cut == 0
+
+
+def test_a_cut_log_can_be_verified(run: Runner) -> None:
+    graph, config = counted(run)
+    head = graph.verify(config).head
+    prune(run, graph, keep_last=2)
+    report = run.call(graph, "verify", config)
+    assert (report.ok, report.begins, report.rows, report.head) == (True, 5, 2, head)
+
+
+def alter(graph: CompiledGraph[Any], sql: str) -> None:
+    store: Any = graph._stored()
+    with store._open().transaction() as connection:
+        connection.execute(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ("UPDATE stubs SET state = parent_hash", "altered"),
+        ("UPDATE stubs SET pruned_at = 'x'", "altered"),
+        ("UPDATE stubs SET parent_hash = hash", "altered"),
+        ("UPDATE stubs SET step = step + 1", "altered"),
+        ("DELETE FROM stubs", "missing"),
+        ("DELETE FROM checkpoints WHERE step = 5", "missing"),
+        ("DELETE FROM checkpoints", "missing"),
+        ("UPDATE checkpoints SET node = 'x' WHERE step = 5", "altered"),
+    ],
+)
+def test_a_stub_that_was_tampered_with_is_found(run: Runner, sql: str, kind: str) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=2)
+    alter(graph, sql)
+    report = graph.verify(config)
+    assert not report.ok
+    assert report.findings[0].kind == kind
+
+
+def test_only_who_has_the_key_can_make_a_stub(run: Runner) -> None:
+    graph, config = run.compile(counter(run, 6), key="secret"), named("long")
+    run.invoke(graph, {}, config)
+    prune(run, graph, keep_last=3)
+    assert graph.verify(config).ok
+    with Log(str(run.url), key="another") as log:
+        log.prune(keep_last=2)
+    assert "stubs" in graph.verify(config).findings[0].problem
+
+
+def test_a_pruned_step_is_told_as_such(run: Runner) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=3)
+    for step in (0, 3):
+        with pytest.raises(CheckpointNotFoundError, match=r"its steps are 4 to 6, those before were pruned"):
+            run.get_state(graph, at(config, step))
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.replay(graph, config, after=step)
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.fork(graph, at(config, step), "fork")
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.invoke(graph, None, at(config, step))
+    with pytest.raises(CheckpointNotFoundError, match="4 to 6"):
+        run.get_state(graph, at(config, 7))
+
+
+def test_a_cut_thread_goes_on(run: Runner) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=2)
+    assert run.invoke(graph, {"n": 1}, config)["n"] == 6
+    assert run.invoke(graph, None, at(config, 5))["n"] == 6
+    run.fork(graph, at(config, 5), "fork")
+    assert run.invoke(graph, None, named("fork"))["n"] == 6
+    assert graph.verify(config).ok
+    assert graph.verify(named("fork")).ok
+    assert [state.values["n"] for state in run.history(graph, config)][-2:] == [6, 5]
+    live = list(graph.follow(config, timeout=0))
+    assert live == run.replay(graph, config)
+
+
+def test_losing_the_snapshots_loses_nothing(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durable_graph.core.run.SNAPSHOT_BYTES", 1)
+    graph, config = counted(run)
+    prune(run, graph, keep_last=2)
+    alter(graph, "DELETE FROM snapshots")
+    assert [state.values["n"] for state in run.history(graph, config)] == [6, 5]
+    assert run.invoke(graph, {"n": 3}, config)["n"] == 6
+
+
+def test_cut_again_and_again(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "BATCH", 2)
+    graph, config = counted(run, 8)
+    for keep in (6, 4, 4, 1):
+        prune(run, graph, keep_last=keep)
+        assert len(run.history(graph, config)) == keep
+        assert graph.verify(config).ok
+    assert steps(graph, "long") == [8]
+    assert run.invoke(graph, {"n": 7}, config)["n"] == 8
+
+
+def test_what_a_fork_needs_stays(run: Runner) -> None:
+    graph, config = counted(run)
+    run.fork(graph, at(config, 3), "fork")
+    done = prune(run, graph, keep_last=1)
+    assert [tuple(one) for one in done.skipped] == [("long", "thread 'fork' is a fork of its step 3")]
+    assert steps(graph, "long") == [3, 4, 5, 6]
+    assert graph.verify(named("fork")).ok
+    assert run.invoke(graph, None, named("fork"))["n"] == 6
+    assert run.replay(graph, named("fork"))
+
+
+def test_what_going_back_needs_stays(run: Runner) -> None:
+    graph, config = counted(run)
+    run.first(1, graph, None, at(config, 4))
+    prune(run, graph, keep_last=1)
+    assert graph.verify(config).ok
+    assert run.invoke(graph, None, config)["n"] == 6
+    told = run.replay(graph, config)
+    prune(run, graph, keep_last=1)
+    assert steps(graph, "long")[0] > 6
+    assert graph.verify(config).ok
+    assert run.get_state(graph, config).values["n"] == 6
+    assert told
+
+
+def test_only_rows_that_are_old(run: Runner, clock: Clock) -> None:
+    graph, config = run.compile(counter(run, 6)), named("long")
+    run.first(3, graph, {}, config)
+    clock.now += 10 * DAY
+    run.invoke(graph, None, config)
+    assert prune(run, graph, keep_last=1, older_than=20 * DAY).cut == 0
+    assert prune(run, graph, keep_last=1, older_than=DAY).cut == 1
+    assert steps(graph, "long")[0] == 3
+    assert graph.verify(config).ok
+
+
+def test_an_open_question_outlives_the_beginning(run: Runner) -> None:
+    calls = Calls()
+    builder = chain(run, calls, "abc", b=lambda state: {"log": [interrupt("what?")]})
+    graph, config = run.compile(builder), named("asks")
+    run.invoke(graph, {"log": []}, config)
+    prune(run, graph, keep_last=1)
+    assert steps(graph, "asks") == [1, 2]
+    assert run.get_state(graph, config).interrupts[0].value == "what?"
+    assert run.invoke(graph, Command(resume="this"), config) == {"log": ["a", "this", "c"]}
+    assert graph.verify(config).ok
+
+
+def test_old_runs_of_subgraphs_go_with_the_rows_that_tell_of_them(run: Runner) -> None:
+    graph, config = nested(run), named("deep")
+    run.invoke(graph, {}, config)
+    live = run.replay(graph, config, subgraphs=True)
+    would = prune(run, graph, keep_last=2, dry_run=True)
+    done = prune(run, graph, keep_last=2)
+    assert (would.threads, would.rows, would.bytes) == (done.threads, done.rows, done.bytes)
+    assert done.threads == 3
+    assert len(names(graph)) == 2
+    again = run.replay(graph, config, subgraphs=True)
+    assert again
+    assert again == live[-len(again) :]
+    assert run.get_state(graph, config).values["n"] == 4
+
+
+def test_runs_of_subgraphs_that_go_on_from_run_to_run_stay(run: Runner) -> None:
+    sub = StateGraph(State).add_node("x", run.node(lambda state: {"log": ["x"]})).add_edge(START, "x")
+    builder = StateGraph(State).add_node("sub", sub.compile(True)).add_edge(START, "sub")
+    graph, config = run.compile(builder), named("deep")
+    for _ in range(3):
+        run.invoke(graph, {}, config)
+    assert prune(run, graph, keep_last=1).threads == 0
+    assert "deep/sub" in names(graph)
+    state = run.invoke(graph, {}, config)
+    assert state["log"].count("x") >= 4
+
+
+def test_a_runner_that_looked_before_the_cut_cannot_go_back_behind_it(run: Runner) -> None:
+    graph, _ = counted(run)
+    store: Store = graph._stored()
+    thread = store.thread("long")
+    assert thread is not None
+    prune(run, graph, keep_last=2)
+    assert not store.change_thread("long", Claim(thread.epoch, {"status": "running"}))
+
+
+def test_a_damaged_thread_is_told_and_left(run: Runner) -> None:
+    graph, _ = counted(run)
+    counted(run, name="sound")
+    alter(graph, "UPDATE checkpoints SET body = hash WHERE thread_id = 'long' AND step = 3")
+    done = prune(run, graph, keep_last=1)
+    assert [one.thread_id for one in done.skipped] == ["long"]
+    assert "Step 3" in done.skipped[0].reason
+    assert done.cut == 1
+    assert len(steps(graph, "long")) == 7
+
+
+# --- room ---------------------------------------------------------------------------------------
+
+
+def test_vacuum_gives_room_back(run: Runner) -> None:
+    graph = run.compile(chain(run, Calls(), "a"))
+    run.invoke(graph, {"log": ["x" * 3_000_000]}, named("large"))
+    done = prune(run, graph, statuses=["finished"], vacuum=True)
+    assert done.vacuumed is not None
+    before, after = done.vacuumed
+    assert before - after > 2_000_000
+    assert run.invoke(graph, {"log": []}, new_thread()) == {"log": ["a"]}
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+def test_the_command(run: Runner) -> None:
+    graph, config = counted(run)
+    run.fork(graph, at(config, 3), "fork")
+
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(main, ["prune", "--url", str(run.url), *arguments])
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    assert "would go: 0 threads, 3 rows" in call("--keep-last", "1", "--dry-run")
+    told = json.loads(call("--keep-last", "1", "--json"))
+    assert (told["cut"], told["rows"], told["skipped"][0]["thread_id"]) == (1, 3, "long")
+    result = CliRunner().invoke(main, ["verify", "--url", str(run.url), "long"])
+    assert "begins at step 3, rows before it were pruned" in result.output
+    assert "thread 'fork' is a fork of it" in call("--older-than", "0s", "--status", "finished")
+    call("--older-than", "0", "--status", "pending", "--vacuum")
+    assert names(graph) == {"long"}
+    assert CliRunner().invoke(main, ["prune", "--older-than", "soon"]).exit_code == 2
