@@ -88,7 +88,7 @@ def rule_of(
 def _before(older_than: timedelta | float | None) -> str:
     if older_than is None:
         return ALWAYS
-    seconds = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
+    seconds: object = older_than.total_seconds() if isinstance(older_than, timedelta) else older_than
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         fix = "Give a timedelta or a number of seconds."
         raise ArgumentError(argument="older_than", problem=f"{older_than!r} is no age", fix=fix)

@@ -463,7 +463,9 @@ def test_vacuum_gives_room_back(run: Runner) -> None:
     done = prune(run, graph, statuses=["finished"], vacuum=True)
     assert done.vacuumed is not None
     before, after = done.vacuumed
-    assert before - after > 2_000_000
+    # When Postgres can do it depends on all other transactions on the server, so there is no telling.
+    assert before - after > 2_000_000 if "sqlite" in str(run.url) else min(before, after) > 0
+    assert everything(graph) == 0
     assert run.invoke(graph, {"log": []}, new_thread()) == {"log": ["a"]}
 
 

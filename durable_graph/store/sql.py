@@ -249,7 +249,7 @@ class SqlStore:
             connection.execute("COMMIT")
 
     def vacuum(self) -> tuple[int, int]:
-        return self._run(lambda database: database.vacuum())
+        return self._run(_vacuum)
 
     def _remove(self, connection: Any, thread_id: str) -> list[int]:
         return [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
@@ -539,6 +539,10 @@ class SqlTransaction:
             self._driver.rollback()  # also after a commit that was refused, which SQLAlchemy leaves open
         with suppress(Exception):
             self.connection.close()
+
+
+def _vacuum(database: Database) -> tuple[int, int]:
+    return database.vacuum()
 
 
 def _fenced(row: Row) -> FencedError:
