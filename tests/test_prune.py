@@ -18,6 +18,7 @@ from durable_graph import (
     CompiledGraph,
     Log,
     StateGraph,
+    ThreadNotFoundError,
     drivers,
     interrupt,
     leases,
@@ -452,6 +453,27 @@ def test_a_damaged_thread_is_told_and_left(run: Runner) -> None:
     assert "Step 3" in done.skipped[0].reason
     assert done.cut == 1
     assert len(steps(graph, "long")) == 7
+
+
+@pytest.mark.parametrize(
+    ("rule", "error"),
+    [({"keep_last": 2}, CheckpointNotFoundError), ({"statuses": ["finished"]}, ThreadNotFoundError)],
+)
+def test_a_fork_of_what_is_pruned_at_that_moment(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any], error: type[Exception]
+) -> None:
+    graph, config = counted(run)
+    store: Any = graph._stored()
+
+    def append(rows: Any, **kwargs: Any) -> None:
+        with Log(str(run.url)) as log:
+            log.prune(**rule)
+        type(store).append(store, rows, **kwargs)
+
+    monkeypatch.setattr(store, "append", append)
+    with pytest.raises(error, match="pruned" if "keep_last" in rule else "no thread 'long'"):
+        run.fork(graph, at(config, 3), "fork")
+    assert "fork" not in names(graph)
 
 
 # --- room ---------------------------------------------------------------------------------------

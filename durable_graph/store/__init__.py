@@ -169,7 +169,8 @@ class Store(Cache, Protocol):
         signals with the ids `taken`, in one transaction.
 
         Each row is written only if its step is free and its epoch is the thread's; otherwise nothing is
-        committed and `FencedError` says which step. Durable when it returns.
+        committed and `FencedError` says which step. The same if the first row, with a new thread, is a fork of what
+        has been pruned. Durable when it returns.
         """
 
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
@@ -260,6 +261,14 @@ def check_row(row: Row) -> None:
     check_id(row.thread_id)
     for field in ("node", "task", "run_id"):
         check_text(field, getattr(row, field) or "")
+
+
+def origin_of(row: Row, claim: Claim | None) -> str | None:
+    """The thread that a new thread's first row is a fork of. The row it continues must still be there."""
+    if row.kind != "fork" or claim is None or claim.epoch is not None:
+        return None
+    origin: str | None = claim.values.get("parent_thread_id")
+    return origin
 
 
 def check_claim(thread_id: str, claim: Claim) -> None:

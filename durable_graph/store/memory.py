@@ -28,6 +28,7 @@ from durable_graph.store import (
     check_leases,
     check_row,
     check_text,
+    origin_of,
 )
 
 ENTRY_BYTES = 500  # of an entry's own objects, about
@@ -126,6 +127,9 @@ class MemoryStore:
                 if row.epoch != thread.epoch or row.step in stored or row.step in added:
                     raise FencedError(thread_id=row.thread_id, step=row.step, epoch=row.epoch)
                 added[row.step] = row
+            origin = origin_of(first, claim)
+            if origin is not None and self._has_lost(origin, first.parent_step):
+                raise FencedError(thread_id=first.thread_id, step=first.step, epoch=first.epoch)
             inbox = self._signals.get(thread.thread_id, {})
             if not set(taken) <= inbox.keys():
                 raise FencedError(thread_id=last.thread_id, step=last.step, epoch=last.epoch)
@@ -135,6 +139,10 @@ class MemoryStore:
             self._rows.setdefault(thread.thread_id, {}).update(added)
             if snapshot is not None:
                 self._snapshots.setdefault(thread.thread_id, {})[last.step] = snapshot
+
+    def _has_lost(self, thread_id: str, step: int | None) -> bool:
+        stub = self._stubs.get(thread_id)
+        return step is None or step not in self._rows.get(thread_id, {}) or (stub is not None and step < stub.step)
 
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
         with self._lock:

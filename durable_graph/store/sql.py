@@ -29,6 +29,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     event,
+    exists,
     func,
     literal_column,
     or_,
@@ -57,6 +58,7 @@ from durable_graph.store import (
     check_leases,
     check_row,
     check_text,
+    origin_of,
 )
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
 from durable_graph.store.tables import cache as kept
@@ -134,6 +136,11 @@ class SqlStore:
         last = rows[-1]
         if claim is not None:
             yield self._sql.claim(last.thread_id, claim), rows[0]
+        origin = origin_of(rows[0], claim)
+        if origin is not None:  # lest it is pruned before our commit
+            yield self._sql.lock.bind(thread_id=origin), rows[0]
+            yield self._sql.append_fork.bind(**rows[0]._asdict(), origin=origin), rows[0]
+            rows = rows[1:]
         for row in rows:
             yield (self._sql.append.text, (*row, row.thread_id, row.epoch)), row
         if snapshot is not None:
@@ -606,6 +613,7 @@ class Statements:
         self._dialect = dialect
         self._insert = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
         self.append = self._append()
+        self.append_fork = self._append_fork()
         self.put_snapshot = self._put_snapshot()
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
         tables = (threads, checkpoints, snapshots, stubs, signals)
@@ -728,8 +736,18 @@ class Statements:
     def _append(self) -> Statement:
         """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
         appends under way, so that none of them commits after it."""
+        return self._append_if()
+
+    def _append_fork(self) -> Statement:
+        """The same, if the step that it continues has not been pruned."""
+        origin, begun = checkpoints.alias("origin"), bindparam("parent_step", type_=BigInteger())
+        name = bindparam("origin", type_=Text())
+        there = exists().where(origin.c.thread_id == name, origin.c.step == begun)
+        return self._append_if(there, ~exists().where(stubs.c.thread_id == name, stubs.c.step > begun))
+
+    def _append_if(self, *also: ColumnElement[bool]) -> Statement:
         row = [bindparam(column.name, type_=column.type) for column in checkpoints.c]
-        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch))
+        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch), *also)
         insert = self._insert(checkpoints).from_select(list(checkpoints.c), fenced.with_for_update(read=True))
         return self._made(insert.on_conflict_do_nothing())
 
