@@ -19,6 +19,7 @@ from durable_graph.core.model import (
     StreamEvent,
     StreamMode,
     TimeoutPolicy,
+    Wait,
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.schema import IsLastStep, RemainingSteps
@@ -32,12 +33,14 @@ from durable_graph.errors import (
     DrawingError,
     DurableGraphError,
     EmptyInputError,
+    ExportError,
     FencedError,
     GraphBubbleUp,
     GraphInterrupt,
     GraphRecursionError,
     InvalidUpdateError,
     MigrationError,
+    MutatedInputError,
     NodeCodeError,
     NodeTimeoutError,
     RoutingError,
@@ -47,12 +50,13 @@ from durable_graph.errors import (
     ThreadBusyError,
     ThreadExistsError,
     ThreadNotFoundError,
+    ThreadWaitingError,
     UnknownInterruptError,
     UnstorableValueError,
 )
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
-from durable_graph.log import Log
+from durable_graph.log import Log, verify_export
 from durable_graph.messages import MessagesState, add_messages, push_message
 from durable_graph.prune import Pruned
 from durable_graph.recovery import Recovered
@@ -78,6 +82,7 @@ __all__ = [
     "DurableGraphError",
     "EmptyInputError",
     "Entry",
+    "ExportError",
     "FencedError",
     "Finding",
     "GraphBubbleUp",
@@ -91,6 +96,7 @@ __all__ = [
     "Log",
     "MessagesState",
     "MigrationError",
+    "MutatedInputError",
     "NodeCodeError",
     "NodeError",
     "NodeTimeoutError",
@@ -117,11 +123,13 @@ __all__ = [
     "ThreadBusyError",
     "ThreadExistsError",
     "ThreadNotFoundError",
+    "ThreadWaitingError",
     "TimeoutPolicy",
     "TypeHook",
     "UnknownInterruptError",
     "Unregistered",
     "UnstorableValueError",
+    "Wait",
     "add_messages",
     "declare_replayable",
     "entrypoint",
@@ -131,4 +139,5 @@ __all__ = [
     "interrupt",
     "push_message",
     "task",
+    "verify_export",
 ]

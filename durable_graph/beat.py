@@ -6,6 +6,7 @@ the log and is tried again sooner; the run goes on, as its rows are fenced by th
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -88,13 +89,14 @@ def _renew(store: Store, held: Sequence[tuple[str, str]]) -> bool:
     return True
 
 
-# --- fork() -----------------------------------------------------------------------------------
+# --- fork(), and the end of the program ---------------------------------------------------------
 #
-# A child begins without leases. The thread ends before a fork, as it could hold a lock that the child then waits for
-# for ever, and begins again in the parent alone.
+# Where the thread would be cut short while it holds a lock, that lock is held for ever: in a child, and when the
+# interpreter ends, for iterators that are closed then. So it ends before. After a fork it begins again in the parent;
+# the child begins without leases.
 
 
-def _before_fork() -> None:
+def _end() -> None:
     global _thread
     with _lock:
         ending, _thread = _thread, None
@@ -114,5 +116,6 @@ def _in_child() -> None:
     _lock = threading.RLock()
 
 
+atexit.register(_end)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
+    os.register_at_fork(before=_end, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -20,6 +20,7 @@ from durable_graph import drivers
 from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, places
 from durable_graph.core.caching import node_namespace
+from durable_graph.core.chain import Key
 from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import CallConfig, merged
 from durable_graph.core.effects import Recorded
@@ -48,7 +49,7 @@ class CompiledGraph(Log, Generic[StateT]):
         graph: Graph,
         store: Store | None,
         codec: Codec,
-        key: bytes | str | None = None,
+        key: Key = None,
         config: Config | None = None,
         *,
         inherits: bool | None = None,
@@ -77,7 +78,7 @@ class CompiledGraph(Log, Generic[StateT]):
             self._graph,
             self._store,
             self._codec,
-            self._key,
+            self._keys,
             merged(self._config or {}, merged(config or {}, settings)),
             inherits=self._inherits,
             types=self.types,

@@ -40,8 +40,11 @@ from durable_graph.core.effects import (
     Job,
     Next,
     Now,
+    Relayed,
     Rest,
+    Said,
     Save,
+    Sent,
     Spawned,
     Start,
 )
@@ -241,8 +244,10 @@ class _Threads:
         self._futures: list[Future[None]] = []
         self._lock = threading.Lock()
         self._halt = threading.Event()  # nothing begins any more
+        # What finishes while the consumer is busy shares a commit; a pool's worth of it, then the workers have to wait.
+        self._arrived: queue.Queue[Arrival | _Turn] = queue.Queue(maxsize=workers or WORKERS)
         # One place: who sends custom events faster than the consumer takes them has to wait.
-        self._arrived: queue.Queue[Arrival | _Turn] = queue.Queue(maxsize=1)
+        self._place = threading.Semaphore(1)
 
     def start(self, jobs: Sequence[Job]) -> None:
         if jobs[0].parent is not None:  # a call of a @task, once more
@@ -263,9 +268,20 @@ class _Threads:
             self._submit(self._pool, job)
 
     def _submit(self, pool: Executor, job: Job) -> None:
-        job.tell, job.spawn, job.recall = self._arrived.put, self._spawn, _settled_future
+        job.tell, job.spawn, job.recall = self._tell, self._spawn, _settled_future
         job.begin = partial(self._begin, job)
         self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
+
+    def _tell(self, item: Arrival) -> None:
+        """Called by a node, in its thread: something to be shown at once."""
+        self._place.acquire()
+        self._arrived.put(item)
+
+    def _take(self, timeout: float | None = None) -> Arrival | _Turn:
+        item = self._arrived.get(timeout=timeout)
+        if isinstance(item, Sent | Relayed | Said):
+            self._place.release()
+        return item
 
     def _spawn(self, call: Job) -> Future[Any]:
         """Called by a node, in its thread. Calls have threads of their own, lest they wait for those that
@@ -314,9 +330,9 @@ class _Threads:
         return items
 
     def _received(self) -> Iterator[Arrival | _Turn]:
-        yield self._arrived.get()
+        yield self._take()
         while not self._arrived.empty():
-            yield self._arrived.get()
+            yield self._take()
 
     def _run_alone(self, job: Job) -> Sequence[Arrival]:
         if job.delay:
@@ -350,7 +366,7 @@ class _Threads:
             for reply in list(self._replies):
                 reply.cancel()  # let go of nodes that wait for a call
             with contextlib.suppress(queue.Empty):  # and of those who wait for a place
-                self._arrived.get(timeout=0.01)
+                self._take(timeout=0.01)
         pool.shutdown()
         if self._calls is not None:
             self._calls.shutdown()

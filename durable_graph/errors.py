@@ -7,6 +7,7 @@ The first split is who has to act; each message says what happened, where, and w
     ├── NodeCodeError                            whoever wrote the node, reducer or router
     │   ├── InvalidUpdateError
     │   ├── UnstorableValueError (TypeError)
+    │   ├── MutatedInputError (RuntimeError)
     │   ├── NodeTimeoutError
     │   └── RoutingError
     ├── CallError                            whoever called the graph
@@ -18,6 +19,7 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── UnknownInterruptError
     │   ├── ThreadWaitingError
     │   ├── ThreadExistsError
+    │   ├── ExportError (ValueError)
     │   └── ThreadBusyError
     ├── ChangedGraphError                    whoever changed the code under a running thread
     │   └── MigrationError
@@ -86,6 +88,12 @@ class UnstorableValueError(NodeCodeError, TypeError):
     """{path} holds a {type}, which cannot be stored faithfully: {problem}. {fix}"""
 
 
+class MutatedInputError(NodeCodeError, RuntimeError):
+    """Node {node!r} of thread {thread_id!r} changed its input in place: {path} is not what it was before the call
+    (after step {step}). Such a change is in no row, so nobody finds it after a crash: leave the input as it is, and
+    return what is to change."""
+
+
 class RoutingError(NodeCodeError):
     """Routing after node {node!r}: {problem}. {fix}"""
 
@@ -130,7 +138,13 @@ class ThreadWaitingError(CallError):
 
 
 class ThreadExistsError(CallError):
-    """There already is a thread {thread_id!r}. Choose another id: a fork never overwrites."""
+    """There already is a thread {thread_id!r}. Choose another id, or delete that thread: neither a fork nor an import
+    overwrites one."""
+
+
+class ExportError(CallError, ValueError):
+    """Line {line} of the export cannot be imported: {problem}. Nothing was written. Check the file with
+    `durable-graph verify --file`, and export the thread again."""
 
 
 class ThreadBusyError(CallError):

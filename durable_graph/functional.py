@@ -13,6 +13,7 @@ from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core import runtime
 from durable_graph.core.caching import task_namespace
+from durable_graph.core.chain import Key
 from durable_graph.core.channels import Channel
 from durable_graph.core.model import (
     END,
@@ -26,7 +27,7 @@ from durable_graph.core.model import (
     TimeoutPolicy,
     policy_of,
 )
-from durable_graph.core.planner import Position, Update
+from durable_graph.core.position import Position, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.drivers import in_thread
@@ -142,7 +143,7 @@ class entrypoint:
         *,
         name: str | None = None,
         types: Iterable[Storable] = (),
-        key: bytes | str | None = None,
+        key: Key = None,
     ) -> None:
         refuse("entrypoint()", store=(store, NO_STORE))
         self._checkpointer = checkpointer

@@ -13,6 +13,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_or
 from durable_graph.codec import Codec, Storable, storable_types, without_doubles
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.address import RESERVED
+from durable_graph.core.chain import Key
 from durable_graph.core.channels import Channel, name_of
 from durable_graph.core.model import (
     END,
@@ -29,7 +30,7 @@ from durable_graph.core.model import (
     join_name,
     policy_of,
 )
-from durable_graph.core.planner import DEFAULT_HANDLER, HANDLER
+from durable_graph.core.position import DEFAULT_HANDLER, HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.errors import DrawingError
 from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse
@@ -277,9 +278,10 @@ class StateGraph(Generic[StateT]):
         name: str | None = None,
         transformers: None = None,
         types: Iterable[Storable] = (),
-        key: bytes | str | None = None,
+        key: Key = None,
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
+        strict: bool = False,
     ) -> CompiledGraph[StateT]:
         """Check the drawing and make it runnable.
 
@@ -295,7 +297,8 @@ class StateGraph(Generic[StateT]):
         types: dataclasses, pydantic models, enums and named tuples that states, payloads and custom events may hold,
             besides those that the schemas mention; a TypeHook for a class that is none of these. Those of subgraphs are
             known without saying, and langchain-core's messages where the application has imported them.
-        key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none.
+        key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none. Several,
+            to change it: the first signs what is new, any of them may have signed what there is.
         aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
             reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
             the new name; the rows that there are keep the old one.
@@ -303,6 +306,10 @@ class StateGraph(Generic[StateT]):
             Called when a thread whose last run was on another drawing is continued, before anything else; what it
             returns is recorded with the run's first row, so that it is not called again for that thread. A function
             of another name counts as another drawing.
+        strict: a node that changes its input in place fails with MutatedInputError, which names the key path. Each
+            node then works on a copy of the state, which is compared afterwards: time in proportion to the state. For
+            tests and for finding such nodes. Not for what a Send brings, which is the node's own, nor for the nodes of
+            subgraphs, which are compiled by themselves.
         store, transformers: of LangGraph's; refused, as there is nothing here that they could change.
 
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
@@ -320,6 +327,8 @@ class StateGraph(Generic[StateT]):
             interrupt_after=after,
             aliases=dict(aliases or {}),
         )
+        if strict:
+            graph = replace(graph, nodes={name: replace(node, strict=True) for name, node in graph.nodes.items()})
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
         known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
         codec = Codec([*RECORDED, *known])

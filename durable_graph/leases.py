@@ -60,14 +60,14 @@ def alive(owner: str) -> bool:
         return True
     if boot != _boot():
         return False
-    if is_here(owner):
-        return owner in _held
+    if owner.startswith(f"{_this_process()}/"):
+        return is_held(owner)
     return owner.startswith(f"{_process(number)}/")
 
 
-def is_here(owner: str) -> bool:
-    """Whether the owner is a run of this process."""
-    return owner.startswith(f"{_this_process()}/")
+def is_held(owner: str) -> bool:
+    """Whether the owner is a run that is under way in this process."""
+    return owner in _held
 
 
 @lru_cache(maxsize=1)

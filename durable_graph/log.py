@@ -15,11 +15,13 @@ from typing import Any, Self
 
 from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, thread_of, way_down
+from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
+from durable_graph.core.export import ExportReader, export
 from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
-from durable_graph.core.planner import Child, Later, Position
+from durable_graph.core.position import Child, Later, Position
 from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
@@ -86,7 +88,8 @@ class Log:
 
     url: a SQLAlchemy URL of SQLite or Postgres; None: $DURABLE_GRAPH_URL, else durable_graph.db in the working
     directory. types: dataclasses, pydantic models, enums, named tuples and TypeHooks to read back as themselves.
-    key: of the hash chain, if it has one; by default $DURABLE_GRAPH_KEY.
+    key: of the hash chain, if it has one; several, if it was changed, the newest first. By default
+    $DURABLE_GRAPH_KEY, which separates several with commas.
     """
 
     def __init__(
@@ -94,11 +97,12 @@ class Log:
         url: str | Store | bool | None = None,
         *,
         types: Iterable[Storable] = (),
-        key: bytes | str | None = None,
+        key: Key = None,
     ) -> None:
         self._store = open_store(url)
         self._codec = Codec([*RECORDED, *types, *message_types()])
-        self._key = _key(key)
+        self._keys = read_keys(key, os.environ.get("DURABLE_GRAPH_KEY"))
+        self._key = self._keys[0] if self._keys else None  # what is new is signed with it
         self._config: Config | None = None
         self._view = View()
 
@@ -360,15 +364,62 @@ class Log:
                 count += 1
                 yield snapshot
 
-    def verify(self, config: Config) -> Report:
-        """Check the thread's hash chain. The report names each row that was altered, removed or put in."""
+    def verify(self, config: Config, *, head: str | Report | None = None) -> Report:
+        """Check the thread's hash chain. The report names the rows that were altered, removed, moved or put in.
+
+        head: of an earlier report that was kept elsewhere, or that report: what the log ended with then must still be
+        there. Without it a log whose newest rows were cut off looks whole. Raises ThreadNotFoundError.
+        """
         thread_id = self._thread(config)
         self._existing(self._stored(), thread_id)
-        return verify(self._stored(), thread_id, self._key)
+        return verify(self._stored(), thread_id, self._keys, head=head)
 
-    async def averify(self, config: Config) -> Report:
+    async def averify(self, config: Config, *, head: str | Report | None = None) -> Report:
         """`verify` for asyncio."""
-        return await in_thread(lambda: self.verify(config))
+        return await in_thread(lambda: self.verify(config, head=head))
+
+    def verify_all(self) -> Iterator[Report]:
+        """`verify` of every thread in the database, one after the other."""
+        store = self._stored()
+        for thread in store.threads():
+            yield verify(store, thread.thread_id, self._keys)
+
+    def averify_all(self) -> AsyncIterator[Report]:
+        """`verify_all` for asyncio."""
+        return aiterate(self.verify_all(), batch=1)
+
+    def export_thread(self, config: Config) -> Iterator[str]:
+        """The thread as lines of JSON, without line ends: everything that is needed to check it elsewhere with
+        `verify_export`, and to go on with it in another database with `import_thread`.
+
+        With it come the threads that its subgraphs ran on, and those that it or they were forked from. Rows keep their
+        hashes. Lazy: a few rows are held at a time. Raises ThreadNotFoundError.
+        """
+        thread_id = self._thread(config)
+        self._existing(self._stored(), thread_id)
+        return export(self._stored(), thread_id, self._key)
+
+    def aexport_thread(self, config: Config) -> AsyncIterator[str]:
+        """`export_thread` for asyncio."""
+        return aiterate(self.export_thread(config))
+
+    def import_thread(self, lines: Iterable[str]) -> Report:
+        """Put a thread into this database, as `export_thread` wrote it; returns what its check found: nothing.
+
+        lines: a file opened as text, or any iterable. They are read once, checked against their hashes, this log's keys
+        and their last line, and written in one transaction: either everything is there when this returns, or nothing.
+        A thread that was running arrives as pending, to be continued by stream(None, config).
+
+        Raises ThreadExistsError if the thread is here, or one that comes with it is here and is not the same;
+        ExportError for lines that were altered, cut, or signed with another key.
+        """
+        reader = ExportReader(lines, self._keys, strict=True)
+        self._stored().restore(reader.items())
+        return reader.reports[0]
+
+    async def aimport_thread(self, lines: Iterable[str]) -> Report:
+        """`import_thread` for asyncio."""
+        return await in_thread(lambda: self.import_thread(lines))
 
     def prune(
         self,
@@ -379,6 +430,7 @@ class Log:
         graph: str | None = None,
         dry_run: bool = False,
         vacuum: bool = False,
+        actor: str | None = None,
     ) -> Pruned:
         """Remove whole threads or, with `keep_last`, the beginnings of their logs; in many short transactions.
 
@@ -387,13 +439,17 @@ class Log:
             rows since, and begins there. statuses: only threads that have one of these; by default finished ones, with
             keep_last all. graph: only those of this name. dry_run: only tell what would go. vacuum: afterwards give
             free room back to the operating system; on SQLite that writes the whole file anew, while all writers wait.
+            actor: who does it, to be kept with what stands for the beginning of a log; of a whole thread nothing stays,
+            and a record of the logger `durable_graph` says that it went.
 
-        A running thread is passed over, and so is what a fork needs; subgraphs' runs go with their caller. Each
-        transaction is durable when it ends: broken off, nothing is half removed, and the next call goes on.
+        A running thread is passed over, and so are what a fork needs and a beginning that `verify` finds fault with;
+        subgraphs' runs go with their caller. Each transaction is durable when it ends: broken off, nothing is half
+        removed, and the next call goes on. The keys are needed, if the logs are signed.
         Returns what went, and what was passed over and why. Raises ArgumentError; StoreError.
         """
         store = self._stored()
-        report = prune(store, self._codec, self._key, rule_of(older_than, keep_last, statuses, graph, dry_run))
+        rule = rule_of(older_than, keep_last, statuses, graph, dry_run, actor)
+        report = prune(store, self._codec, self._keys, rule)
         if vacuum and not dry_run:
             report.vacuumed = store.vacuum()
         return report
@@ -407,6 +463,7 @@ class Log:
         graph: str | None = None,
         dry_run: bool = False,
         vacuum: bool = False,
+        actor: str | None = None,
     ) -> Pruned:
         """`prune` for asyncio."""
         return await in_thread(
@@ -417,6 +474,7 @@ class Log:
                 graph=graph,
                 dry_run=dry_run,
                 vacuum=vacuum,
+                actor=actor,
             )
         )
 
@@ -483,11 +541,14 @@ def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Posit
     return {"|".join(above): task.partition(".")[0]}
 
 
+def verify_export(lines: Iterable[str], *, key: Key = None) -> list[Report]:
+    """Check what `Log.export_thread` wrote, without a database: one report for each thread in it, the exported one
+    first.
+
+    key: as for `Log`, by default $DURABLE_GRAPH_KEY. Reading stops at a line that is none of an export's.
+    """
+    return ExportReader(lines, read_keys(key, os.environ.get("DURABLE_GRAPH_KEY"))).check()
+
+
 def nothing(it: Emission) -> Sequence[Any]:
     return ()
-
-
-def _key(key: bytes | str | None) -> bytes | None:
-    if key is None:
-        key = os.environ.get("DURABLE_GRAPH_KEY") or None
-    return key.encode() if isinstance(key, str) else key

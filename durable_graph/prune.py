@@ -4,30 +4,40 @@ The rule: whatever can be read at any moment, also after a crash in the middle, 
 by one small transaction, which puts a stub in its place: the state at a barrier, and the hash that the barrier's row
 was chained to. From then on the log begins there, and the rows before are removed a few at a time. A thread goes in
 the same way, until what is left of it is few enough for one transaction.
+
+A stub is signed, so it must not make true what was not: the rows that it stands for are verified first, and its state
+is told from them, not from a snapshot.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from operator import itemgetter
 from typing import NamedTuple
 
 from durable_graph import drivers, leases
 from durable_graph.codec import Codec
-from durable_graph.core.chain import stub_hash
-from durable_graph.core.history import decode_body, load, pack
-from durable_graph.core.planner import Position
+from durable_graph.core.chain import Keys, stub_hash
+from durable_graph.core.history import beginning, decode_body, folded, load, pack, stub_of
+from durable_graph.core.position import Position
 from durable_graph.core.times import iso
+from durable_graph.core.verify import Check, parent_hash
 from durable_graph.errors import ArgumentError, CheckpointNotFoundError, CorruptCheckpointError, UnstorableValueError
-from durable_graph.store import Row, Store, Stub, Thread
+from durable_graph.store import Row, Size, Store, Stub, Thread, check_text
+
+_log = logging.getLogger("durable_graph")
 
 STATUSES = ("running", "pending", "interrupted", "waiting", "failed", "finished")
+NOTHING = Size(0, 0, 0)
 BATCH = 1000  # rows that one transaction removes; of a thread's last ones about
 PAGE = 200  # threads
 ALWAYS = "~"  # sorts behind every time
+UNREADABLE = CorruptCheckpointError, CheckpointNotFoundError, UnstorableValueError
 
 
 class Skipped(NamedTuple):
@@ -58,6 +68,7 @@ class Rule(NamedTuple):
     statuses: Collection[str] | None
     graph: str | None
     dry_run: bool
+    actor: str | None  # who wants it
 
 
 def rule_of(
@@ -65,7 +76,8 @@ def rule_of(
     keep_last: int | None,
     statuses: Collection[str] | None,
     graph: str | None,
-    dry_run: bool,
+    dry_run: bool = False,
+    actor: str | None = None,
 ) -> Rule:
     """Raises ArgumentError."""
     if older_than is None and keep_last is None and statuses is None:
@@ -82,7 +94,11 @@ def rule_of(
             raise ArgumentError(argument="statuses", problem=f"{status!r} is no status", fix=fix)
     if keep_last is None and statuses is None:
         statuses = ("finished",)
-    return Rule(_before(older_than), keep_last, statuses, graph, dry_run)
+    if actor is not None:
+        if type(actor) is not str or not actor:
+            raise ArgumentError(argument="actor", problem=f"{actor!r} is no text", fix="Name who calls, or nobody.")
+        check_text("actor", actor)
+    return Rule(_before(older_than), keep_last, statuses, graph, dry_run, actor)
 
 
 def _before(older_than: timedelta | float | None) -> str:
@@ -95,9 +111,9 @@ def _before(older_than: timedelta | float | None) -> str:
     return iso(max(drivers.clock() - seconds, 0.0))
 
 
-def prune(store: Store, codec: Codec, key: bytes | None, rule: Rule) -> Pruned:
+def prune(store: Store, codec: Codec, keys: Keys, rule: Rule) -> Pruned:
     """Remove what the rule says, except for what forks and running threads need."""
-    work = _Pruning(store, codec, key, rule)
+    work = _Pruning(store, codec, keys, rule)
     if rule.keep_last is None:
         work.remove_all()
     else:
@@ -106,10 +122,10 @@ def prune(store: Store, codec: Codec, key: bytes | None, rule: Rule) -> Pruned:
 
 
 class _Pruning:
-    def __init__(self, store: Store, codec: Codec, key: bytes | None, rule: Rule) -> None:
+    def __init__(self, store: Store, codec: Codec, keys: Keys, rule: Rule) -> None:
         self.report = Pruned(rule.dry_run)
-        self._store, self._codec, self._key, self._rule = store, codec, key, rule
-        self._gone: set[str] = set()  # by this call
+        self._store, self._codec, self._keys, self._rule = store, codec, keys, rule
+        self._gone: set[str] = set()  # by this call, or would be
 
     def _found(self, before: str) -> Iterator[Thread]:
         rule, after = self._rule, ("", "")
@@ -133,6 +149,11 @@ class _Pruning:
     def _skip(self, thread: Thread, reason: str) -> None:
         self.report.skipped.append(Skipped(thread.thread_id, reason))
 
+    def _count(self, size: Size, left: Size = NOTHING) -> None:
+        self.report.threads += size.threads - left.threads
+        self.report.rows += max(size.rows - left.rows, 0)
+        self.report.bytes += max(size.bytes - left.bytes, 0)
+
     # --- whole threads
 
     def remove_all(self) -> None:
@@ -142,26 +163,20 @@ class _Pruning:
         while len(waiting) < tried:
             tried, waiting = len(waiting), [thread for thread in reversed(waiting) if not self._remove(thread)]
         for thread in waiting:
-            fork = self._fork_of(thread)
-            self._skip(thread, f"thread {fork!r} is a fork of it" if fork else "it has changed meanwhile")
+            self._skip(thread, f"thread {self._fork_of(thread)!r} is a fork of it")
 
     def _remove(self, thread: Thread) -> bool:
-        """Whether it has been dealt with."""
+        """Whether it has been dealt with. False: there is a fork of it."""
         if self._fork_of(thread) is not None:
             return False
-        store, size = self._store, self._store.size(thread.thread_id)
-        if not self._rule.dry_run:
-            epoch = self._shrunk(thread) if size.rows > BATCH else thread.epoch
-            if not store.prune(thread.thread_id, epoch):
-                return self._is_gone(thread)
-        self._gone.add(thread.thread_id)
-        self.report.threads += size.threads
-        self.report.rows += size.rows
-        self.report.bytes += size.bytes
+        size = self._store.size(thread.thread_id)
+        if self._rule.dry_run or self._erase(thread):
+            self._gone.add(thread.thread_id)
+            self._count(size)
+        elif self._store.thread(thread.thread_id) is not None:  # else somebody else was quicker
+            self._count(size, self._store.size(thread.thread_id))
+            self._skip(thread, "it has changed meanwhile")
         return True
-
-    def _is_gone(self, thread: Thread) -> bool:
-        return self._store.thread(thread.thread_id) is None
 
     def _fork_of(self, thread: Thread) -> str | None:
         forks = self._store.forks(thread.thread_id)
@@ -172,16 +187,34 @@ class _Pruning:
             thread_id = thread.called_by
         return thread_id
 
+    def _erase(self, thread: Thread) -> bool:
+        """Remove a thread with all below it; False if it was forked or has changed meanwhile."""
+        name, epoch = thread.thread_id, thread.epoch
+        if self._store.size(name).rows > BATCH:
+            epoch = self._shrunk(thread)
+        if not self._store.prune(name, epoch):
+            return False
+        _log.info("thread %r was pruned%s", name, f" by {self._rule.actor!r}" if self._rule.actor else "")
+        return True
+
     def _shrunk(self, thread: Thread) -> int:
-        """Remove nearly all rows of a long thread, batch by batch. Its epoch then."""
+        """Remove nearly all of a large thread that is to go, a few rows at a time. Its epoch then."""
+        name, epoch = thread.thread_id, thread.epoch
         try:
             row = self._barrier(thread, 1, ALWAYS, {})
-            if row is None or not self._put_stub(thread, row):
-                return thread.epoch
-        except (CorruptCheckpointError, CheckpointNotFoundError, UnstorableValueError):
-            return thread.epoch  # then in one transaction
-        self._trim(thread.thread_id, row.step)
-        return thread.epoch + 1
+            begun = None if row is None else self._begin_at(thread, row, load(self._store, self._codec, name, row.step))
+            called = [] if row is None or begun is None else self._called_before(thread, row.step)
+        except UNREADABLE:
+            return epoch  # then in one transaction
+        if row is not None and begun is not None:
+            epoch = begun
+            self._trim(name, row.step)
+        for below in called:
+            self._erase(below)
+        for below in self._below(name):
+            if self._store.size(below.thread_id).rows > BATCH:
+                self._shrunk(below)
+        return epoch
 
     # --- beginnings
 
@@ -189,39 +222,63 @@ class _Pruning:
         for thread in self._found(ALWAYS):
             try:
                 self._cut(thread, keep)
-            except (CorruptCheckpointError, CheckpointNotFoundError, UnstorableValueError) as error:
+            except UNREADABLE as error:
                 self._skip(thread, str(error))
 
     def _cut(self, thread: Thread, keep: int) -> None:
+        """Also what another call has begun and not ended."""
         store, name = self._store, thread.thread_id
+        stub = stub_of(store, name)
         forks = {each.step: each.fork for each in store.forks(name) if each.thread_id == name}
         row = self._barrier(thread, keep, self._rule.before, forks)
-        stub = store.stub(name)
-        if row is None or (stub is not None and row.step < stub.step):
-            return
-        size, called = store.size(name, until=row.step), self._called_before(thread, row)
-        if not self._rule.dry_run:
-            if (stub is None or stub.step < row.step) and not self._put_stub(thread, row):
-                self._skip(thread, "it has changed meanwhile")
+        if row is not None and (stub is None or stub.step < row.step):
+            wrong = self._finding(thread, row)
+            if wrong is not None:
+                self._skip(thread, wrong)
                 return
-            self._trim(name, row.step)
+            if not self._rule.dry_run:
+                position = folded(store, self._codec, name, row.step)
+                if self._begin_at(thread, row, position) is None:
+                    self._skip(thread, "it has changed meanwhile")
+                    return
+            begins = row.step
+        elif stub is not None:
+            begins = stub.step
+        else:
+            return
+        size, called = store.size(name, until=begins), self._called_before(thread, begins)
+        if not self._rule.dry_run:
+            self._trim(name, begins)
         self.report.cut += 1 if size.rows else 0
-        self.report.rows += size.rows
-        self.report.bytes += size.bytes
+        self._count(size)
         for below in called:
             self._drop(below)
 
+    def _finding(self, thread: Thread, row: Row) -> str | None:
+        """What is wrong with the rows that are to go. They are the proof of it, so they stay then."""
+        store, stub = self._store, stub_of(self._store, thread.thread_id)
+        check = Check(self._keys, lambda row: parent_hash(store, row), limit=1)
+        if stub is not None:
+            check.begin(stub)
+        for each in store.rows(thread.thread_id, after=check.last, until=row.step):
+            check.add(each)
+            if check.full:
+                break
+        found = check.report(thread.thread_id).findings
+        return f"verify finds step {found[0].step} {found[0].kind}: {found[0].problem}" if found else None
+
     def _barrier(self, thread: Thread, keep: int, before: str, forks: dict[int, str]) -> Row | None:
-        """The newest row that the log may begin with."""
+        """The newest row that the log may begin with, if that is not where it begins anyway."""
         lowest, barriers, told = math.inf, 0, False
-        for row in self._store.rows(thread.thread_id, newest_first=True):
+        begins = max(beginning(self._store, thread.thread_id), 0)
+        for row in self._store.rows(thread.thread_id, after=begins, newest_first=True):
             needed = min((step for step in forks if step < row.step), default=None)
             # Not after an update: its questions may be answered yet, and only the rows before it tell them.
             if row.kind in ("input", "task") and "next" in decode_body(self._codec, row):
                 barriers += 1
                 if barriers >= keep and row.step <= lowest and row.created_at < before:
                     if needed is None:
-                        return row if row.step else None
+                        return row
                     if not told:
                         self._skip(thread, f"thread {forks[needed]!r} is a fork of its step {needed}")
                         told = True
@@ -229,54 +286,56 @@ class _Pruning:
                 lowest = min(lowest, row.parent_step)
         return None
 
-    def _put_stub(self, thread: Thread, row: Row) -> bool:
-        name, store = thread.thread_id, self._store
-        parent = self._parent_hash(row)
-        position = self._position(row)
-        columns = (name, row.step, parent, self._codec.encode(pack(position)), iso(drivers.clock()))
-        return store.cut(Stub(*columns, stub_hash(row.hash, columns, self._key)), thread.epoch)
-
-    def _parent_hash(self, row: Row) -> bytes:
-        stub = self._store.stub(row.thread_id)
-        if stub is not None and stub.step == row.step:
-            return stub.parent_hash
-        assert row.parent_step is not None
-        rows = self._store.rows(row.thread_id, after=row.parent_step - 1, until=row.parent_step)
-        found = next(iter(rows), None)
-        if found is None:
-            raise CorruptCheckpointError(thread_id=row.thread_id, step=row.parent_step, problem="the row is missing")
-        return found.hash
-
-    def _position(self, row: Row) -> Position:
-        position = load(self._store, self._codec, row.thread_id, row.step)
+    def _begin_at(self, thread: Thread, row: Row, position: Position | None) -> int | None:
+        """Let the log begin at this row. The thread's epoch then; None if it has changed meanwhile."""
         assert position is not None
-        return position
+        name, store = row.thread_id, self._store
+        parent = next(iter(store.rows(name, after=(row.parent_step or 0) - 1, until=row.parent_step)), None)
+        if parent is None or row.parent_step is None:
+            raise CorruptCheckpointError(thread_id=name, step=row.step, problem="the row it continues is missing")
+        state = self._codec.encode(pack(position))
+        columns = (name, row.step, parent.hash, state, iso(drivers.clock()), self._rule.actor)
+        stub = Stub(*columns, stub_hash(row.hash, columns, self._keys[0] if self._keys else None))
+        done = store.cut(stub, thread.epoch, alone=thread.called_by is None and self._is_alone(name, position))
+        return thread.epoch + 1 if done or store.stub(name) == stub else None  # the same: our answer was lost
+
+    def _is_alone(self, name: str, position: Position) -> bool:
+        """Whether no run of a subgraph goes on from one of another thread, as after a fork."""
+        kept = [*position.kept.values(), *(position.pinned or {}).values()]
+        family = {name, *self._store.called(name)} if kept else set()
+        return all(child is None or child[0] in family for child in kept)
 
     def _trim(self, thread_id: str, step: int) -> None:
         first = next(iter(self._store.rows(thread_id, limit=1)))
         for until in range(first.step + BATCH, step + BATCH, BATCH):
             self._store.trim(thread_id, until=min(until, step))
 
-    def _called_before(self, thread: Thread, row: Row) -> list[Thread]:
-        """Runs of subgraphs that only rows before this one tell of, newest first: one may have begun where an older
+    def _below(self, name: str) -> list[Thread]:
+        """Those that it has called itself."""
+        found = [self._store.thread(below) for below in self._store.called(name)]
+        return [below for below in found if below is not None and below.called_by == name]
+
+    def _called_before(self, thread: Thread, step: int) -> list[Thread]:
+        """Runs of subgraphs that only rows before this step tell of, newest first: one may have begun where an older
         one stood."""
-        planned: dict[str, int] = {}  # at which step their tasks were
-        for name in self._store.below(thread.thread_id):
-            task = re.match(r"(\d+)\.[^/]*/", name.removeprefix(f"{thread.thread_id}/"))
-            if task and int(task[1]) < row.step:
-                planned[name] = int(task[1])
-        kept = {str(child[0]) for child in self._position(row).kept.values()} if planned else set()
-        names = sorted(planned.keys() - kept, key=lambda name: (planned[name], name), reverse=True)
-        return [below for name in names if (below := self._store.thread(name)) is not None]
+        name, planned = thread.thread_id, list[tuple[int, str, Thread]]()
+        for below in self._below(name):
+            task = re.match(r"(\d+)\.[^/]*/", below.thread_id.removeprefix(f"{name}/"))
+            if task and int(task[1]) < step:
+                planned.append((int(task[1]), below.thread_id, below))  # the step that planned its task
+        if not planned:
+            return []
+        position = load(self._store, self._codec, name, step)
+        assert position is not None
+        kept = {str(child[0]) for child in position.kept.values()}
+        return [below for _, found, below in sorted(planned, key=itemgetter(0, 1), reverse=True) if found not in kept]
 
     def _drop(self, below: Thread) -> None:
-        size = self._store.size(below.thread_id)
+        size, name = self._store.size(below.thread_id), below.thread_id
         if self._rule.dry_run:
-            root = self._root(below.thread_id)
-            free = all(self._root(each.fork) == root for each in self._store.forks(below.thread_id))
+            free = all(each.fork in self._gone for each in self._store.forks(name))
         else:
-            free = self._store.prune(below.thread_id, below.epoch)
+            free = self._erase(below)
         if free:
-            self.report.threads += size.threads
-            self.report.rows += size.rows
-            self.report.bytes += size.bytes
+            self._gone |= {name, *(() if not self._rule.dry_run else self._store.called(name))}
+            self._count(size)

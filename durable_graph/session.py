@@ -25,7 +25,7 @@ from durable_graph.core.caching import Caching
 from durable_graph.core.config import PLACES, CallConfig, read_config
 from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph
-from durable_graph.core.planner import Child
+from durable_graph.core.position import Child
 from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
 from durable_graph.core.run import Call, Run
 from durable_graph.core.runtime import Runtime
@@ -93,13 +93,13 @@ class Session:
         keys = options.get("output_keys")
         if keys is not None:
             parts = replace(parts, view=parts.view.only(keys))
-        if parts.store is None and runtime.running() is None and (given.thread_id or given.step is not None):
+        caller = runtime.running()
+        if parts.store is None and caller is None and (given.thread_id or given.step is not None):
             raise ArgumentError(
                 argument="thread_id",
                 problem="this graph has no checkpointer, so there are no threads",
                 fix="Compile with a database to keep steps, or leave the thread_id out.",
             )
-        caller = runtime.running()
         if caller is not None and caller._holds():
             raise CallError(
                 problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",
@@ -133,7 +133,9 @@ class Session:
         """The call as a generator. The outcome is in `run` afterwards."""
         owner = leases.hold(str(uuid.uuid4()))
         try:
-            yield from drive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
+            steps = self._begin(owner).steps()
+            self._keep(owner)
+            yield from drive(steps, self._parts.store, self._show, self._live, self._workers)
         finally:
             leases.let_go(owner)
             if (ending := beat.let_go(owner)) is not None:
@@ -156,7 +158,9 @@ class Session:
             await asyncio.sleep(0.001)  # `async for ...: break` closes its iterator a moment later
         owner = self.owner = leases.hold(str(uuid.uuid4()))
         try:
-            run = adrive(self._begin(owner).steps(), self._parts.store, self._show, self._live, self._workers)
+            steps = self._begin(owner).steps()
+            self._keep(owner)
+            run = adrive(steps, self._parts.store, self._show, self._live, self._workers)
             async with aclosing(run) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -219,9 +223,13 @@ class Session:
         elif given.ns and call.updates:
             call = replace(call, thread_id=thread_of(thread_id, given.ns))
         self.run = Run(parts.graph, parts.codec if parts.store is not None else None, parts.key, call)
-        if parts.store is not None and not call.updates:
-            beat.keep(owner, parts.store, call.thread_id)
         return self.run
+
+    def _keep(self, owner: str) -> None:
+        """Its lease, if it will have one, lasts until the owner lets go."""
+        store, call = self._parts.store, self.run.call
+        if store is not None and not call.updates:
+            beat.keep(owner, store, call.thread_id)
 
     @property
     def _caching(self) -> Caching | None:
@@ -349,7 +357,7 @@ def _below(call: Call, caller: Runtime[Any], place: Place) -> Call:
         answers=caller._answers,
         origin=caller._children.get(place.key),
         base=_base(caller, place),
-        alive=leases.is_here,  # who else ran it did so for the run above, whose lease is ours now
+        alive=leases.is_held,  # who else ran it did so for the run above, whose lease is ours now
         recorded={**call.recorded, "task": task},
         context=caller.context if call.context is None else call.context,
     )

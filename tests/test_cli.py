@@ -482,8 +482,8 @@ RUN = ("run", "app:graph", "--thread", "t")
         (["replay", "nope"], 3, "no thread 'nope'"),
         (["replay", "done", "--after", "99"], 3, "no step 99"),
         (["replay", "done", "--mode", "nope"], 2, "there is no mode 'nope'"),
-        (["verify"], 2, "Name threads, or give --all"),
-        (["verify", "done", "--all"], 2, "Name threads, or give --all"),
+        (["verify"], 2, "Name threads, or give --all, or --file"),
+        (["verify", "done", "--all"], 2, "Name threads, or give --all, or --file"),
         (["verify", "nope"], 3, "no thread 'nope'"),
     ],
 )

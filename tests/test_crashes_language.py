@@ -12,6 +12,7 @@ and the log verifies and tells what was seen.
 
 from __future__ import annotations
 
+import itertools
 import operator
 import threading
 from collections import Counter
@@ -41,7 +42,7 @@ from durable_graph.compiled import CompiledGraph
 from durable_graph.core.effects import Cancel, Job, Recorded, Spawned, Start
 from durable_graph.core.history import load
 from durable_graph.core.model import Wait
-from durable_graph.core.planner import Position
+from durable_graph.core.position import Position
 from durable_graph.core.projection import Shaper
 from durable_graph.core.run import Call, Run
 from durable_graph.core.times import seconds
@@ -644,10 +645,12 @@ def test_a_crash_at_every_commit(live: Live, story: Callable[[], StateGraph[Stat
     whole = live(story, MemoryStore(), None)
     expected = whole.values
     check(whole, expected)
-    for die_at in range(whole.points):
+    for die_at in itertools.count():
         outcome = live(story, MemoryStore(), die_at, before)
         check(outcome, expected)
-        assert outcome.recorded is not None, "it did not die"
+        if outcome.recorded is None:
+            break  # there are no more commits; tasks that end together may share one, so their number varies
+    assert die_at > 5
 
 
 EVERYTHING: list[Any] = ["updates", "values", "custom", "tasks", "checkpoints", "debug", "events"]

@@ -20,13 +20,15 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors"},
-    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"},
+    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"}
+    | {"core.difference"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
-    {"core.picture", "core.planner", "core.runtime", "store", "store.databases"},
-    {"core.changes", "core.effects", "core.verify", "messages"},
-    {"cache", "core.caching", "core.history", "core.projection"},
+    {"core.picture", "core.position", "core.runtime", "store", "store.databases"},
+    {"core.effects", "core.output", "core.verify", "messages"},
+    {"core.changes", "core.planner"},
+    {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
@@ -34,6 +36,7 @@ FLOORS = (  # lowest first
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},
+    {"testing"},
     {WINDOW},
     {"cli.show"},
     {"cli.ending"},
@@ -51,10 +54,10 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "compiled", "drivers", "session"},
+    "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
     "langchain_core": {"langchain"},
-    "orjson": {"cli", "codec", "core.chain"},
+    "orjson": {"cli", "codec", "core.chain", "core.export"},
     "psycopg": {"store.databases"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "rich": {"cli", "cli.runner", "cli.show"},

@@ -20,6 +20,7 @@ from durable_graph import (
     END,
     START,
     ArgumentError,
+    CallError,
     Command,
     DrawingError,
     GraphRecursionError,
@@ -38,6 +39,7 @@ from durable_graph import (
     entrypoint,
     get_config,
     get_runtime,
+    get_stream_writer,
 )
 from durable_graph.core.effects import Job
 from durable_graph.core.model import Task
@@ -1215,3 +1217,43 @@ def test_validate() -> None:
     assert builder.add_edge(START, "a").validate(["a"]) is builder
     with pytest.raises(DrawingError, match="'b', which is no node"):
         builder.validate(interrupt=["b"])
+
+
+@pytest.mark.parametrize("who", ["the entry", "an update"])
+def test_a_router_without_a_row_cannot_send_custom_events(stored: Runner, who: str) -> None:
+    """Nothing could keep them: said by name, and nothing is committed."""
+    run = stored
+
+    def route(state: Any) -> str:
+        get_stream_writer()("lost")
+        return "a"
+
+    builder = StateGraph(State).add_node("a", run.node(lambda state: {"n": 1})).add_node("b", run.node(lambda s: None))
+    if who == "the entry":
+        builder.add_conditional_edges(START, run.node(route), ["a"])
+        graph, config = run.compile(builder), new_thread()
+        with pytest.raises(CallError, match="stream writer"):
+            run.invoke(graph, {"n": 0}, config)
+        assert run.get_state(graph, config).created_at is None
+    else:
+        builder.add_edge(START, "b").add_conditional_edges("a", run.node(route), ["a"])
+        graph, config = run.compile(builder), new_thread()
+        run.invoke(graph, {"n": 0}, config)
+        with pytest.raises(CallError, match="stream writer"):
+            run.update_state(graph, config, {"n": 5}, as_node="a")
+        assert run.get_state(graph, config).values["n"] == 0
+
+
+def test_tags_are_named_once_below(stored: Runner) -> None:
+    """A node that hands its own config on gives the run below the same tags, not twice."""
+    run, seen = stored, []
+    below = StateGraph(State).add_node("x", run.node(lambda state, config: seen.append(config["tags"])))
+    sub = below.add_edge(START, "x").compile()
+
+    async def acall(state: Any, config: Any) -> Any:
+        return await sub.ainvoke({"n": 1}, config)
+
+    call = acall if run.way == "async" else lambda state, config: sub.invoke({"n": 1}, config)
+    graph = run.compile(StateGraph(State).add_node("a", call).add_edge(START, "a"))
+    run.invoke(graph, {"n": 0}, {**new_thread(), "tags": ["t"]})
+    assert seen == [["t"]]

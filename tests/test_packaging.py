@@ -13,6 +13,9 @@ from zipfile import ZipFile
 
 import pytest
 
+import durable_graph
+from durable_graph import errors
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -82,3 +85,12 @@ def test_the_installed_package_works_alone(installed: Path, tmp_path: Path) -> N
     file, version = done.stdout.splitlines()
     assert Path(file).is_relative_to(installed)
     assert version in ("", PROJECT["version"])
+
+
+def test_every_error_is_a_public_name() -> None:
+    """Whatever is raised can be named in an `except` clause."""
+    raised = {
+        name for name, thing in vars(errors).items() if isinstance(thing, type) and thing.__module__ == errors.__name__
+    }
+    signals = {"GraphBubbleUp", "ParentCommand"}  # meant for the engine
+    assert raised - signals <= set(durable_graph.__all__)

@@ -25,6 +25,7 @@ from durable_graph import (
 )
 from durable_graph import prune as pruning
 from durable_graph.cli import main
+from durable_graph.core.chain import stub_hash
 from durable_graph.core.times import iso
 from durable_graph.store import Claim, Store
 from tests.graphs import Calls, Runner, State, at, chain, counter, new_thread, wait_for
@@ -305,8 +306,16 @@ def test_only_who_has_the_key_can_make_a_stub(run: Runner) -> None:
     run.invoke(graph, {}, config)
     prune(run, graph, keep_last=3)
     assert graph.verify(config).ok
+    store: Store = graph._stored()
+    stub, thread = store.stub("long"), store.thread("long")
+    assert stub is not None
+    assert thread is not None
     with Log(str(run.url), key="another") as log:
-        log.prune(keep_last=2)
+        assert "altered" in log.prune(keep_last=2).skipped[0].reason
+    assert store.stub("long") == stub
+    row = next(iter(store.rows("long", limit=1)))
+    forged = stub._replace(actor="nobody", hash=stub_hash(row.hash, (*stub[:5], "nobody"), b"another"))
+    assert store.cut(forged, thread.epoch)
     assert "stubs" in graph.verify(config).findings[0].problem
 
 
@@ -450,7 +459,7 @@ def test_a_damaged_thread_is_told_and_left(run: Runner) -> None:
     alter(graph, "UPDATE checkpoints SET body = hash WHERE thread_id = 'long' AND step = 3")
     done = prune(run, graph, keep_last=1)
     assert [one.thread_id for one in done.skipped] == ["long"]
-    assert "Step 3" in done.skipped[0].reason
+    assert "verify finds step 3 altered" in done.skipped[0].reason
     assert done.cut == 1
     assert len(steps(graph, "long")) == 7
 
@@ -504,10 +513,11 @@ def test_the_command(run: Runner) -> None:
         return result.output
 
     assert "would go: 0 threads, 3 rows" in call("--keep-last", "1", "--dry-run")
-    told = json.loads(call("--keep-last", "1", "--json"))
+    told = json.loads(call("--keep-last", "1", "--json", "--actor", "ann"))
     assert (told["cut"], told["rows"], told["skipped"][0]["thread_id"]) == (1, 3, "long")
     result = CliRunner().invoke(main, ["verify", "--url", str(run.url), "long"])
-    assert "begins at step 3, rows before it were pruned" in result.output
+    assert "steps 0 to 2 were pruned at" in result.output
+    assert "by 'ann', and cannot be checked" in result.output
     assert "thread 'fork' is a fork of it" in call("--older-than", "0s", "--status", "finished")
     call("--older-than", "0", "--status", "pending", "--vacuum")
     assert names(graph) == {"long"}

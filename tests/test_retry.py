@@ -35,6 +35,7 @@ from durable_graph import (
     task,
 )
 from durable_graph.codec import Codec
+from durable_graph.core import runtime
 from durable_graph.core.effects import Job
 from durable_graph.core.model import Task
 from durable_graph.store import Row
@@ -337,6 +338,7 @@ def test_jitter_is_up_to_a_second_more(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_sync_call_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(drivers, "pause", pauses.append)
+    monkeypatch.setattr(runtime, "calls_are_possible", False)  # else a @task of another test sends it to a thread
     with Runner("sync", MemoryStore()) as run:  # type: ignore[arg-type]
         flaky = Flaky(ValueError(), ValueError())
         run.invoke(one(run, flaky.node, retry_policy=policy(initial_interval=7)), {}, new_thread())
@@ -587,7 +589,7 @@ def test_retries_wait_in_the_loop() -> None:
     graph = timed(node, retry_policy=policy(initial_interval=100))
     result, took = in_jumping_loop(lambda: graph.ainvoke({}, new_thread()))
     assert result["log"] == ["attempt 3"]
-    assert took == pytest.approx(100 + 128)  # the default limit of an interval
+    assert 228 <= took < 229  # 100 and the default limit of an interval; the engine itself may sleep for moments
 
 
 @pytest.mark.parametrize("limit", [30, timedelta(seconds=30), TimeoutPolicy(run_timeout=30)], ids=str)
@@ -609,7 +611,7 @@ def test_a_node_that_takes_too_long(limit: Any) -> None:
 
     _, took = in_jumping_loop(main)
     assert cancelled == ["a"]
-    assert took == pytest.approx(30)
+    assert 30 <= took < 30 + 1
     row, body = rows(graph, config)[-1]
     assert (row.kind, body["error"]["type"]) == ("error", "durable_graph.errors.NodeTimeoutError")
 
@@ -645,7 +647,7 @@ def test_a_sign_of_life_holds_an_idle_timeout_off(sign: str) -> None:
     graph = timed(quiet_for(20, SIGNS[sign]), timeout=TimeoutPolicy(idle_timeout=30))
     result, took = in_jumping_loop(lambda: graph.ainvoke({}, new_thread()))
     assert result["log"] == ["done"]
-    assert took == pytest.approx(100)
+    assert 100 <= took < 100 + 1
 
 
 @pytest.mark.parametrize("sign", SIGNS)
@@ -657,7 +659,7 @@ def test_no_sign_holds_a_run_timeout_off(sign: str) -> None:
             await graph.ainvoke({}, new_thread())
 
     _, took = in_jumping_loop(main)
-    assert took == pytest.approx(70)
+    assert 70 <= took < 70 + 1
 
 
 def test_a_node_without_a_sign_of_life() -> None:
@@ -668,7 +670,7 @@ def test_a_node_without_a_sign_of_life() -> None:
             await graph.ainvoke({}, new_thread())
 
     _, took = in_jumping_loop(main)
-    assert took == pytest.approx(30)
+    assert 30 <= took < 30 + 1
 
 
 def test_each_attempt_has_the_whole_time() -> None:
@@ -681,7 +683,7 @@ def test_each_attempt_has_the_whole_time() -> None:
     graph = timed(node, timeout=30, retry_policy=policy(retry_on=NodeTimeoutError))
     result, took = in_jumping_loop(lambda: graph.ainvoke({}, new_thread()))
     assert result["log"] == ["attempt 3"]
-    assert took == pytest.approx(80)
+    assert 80 <= took < 80 + 1
 
 
 def test_a_timeout_of_the_nodes_own_stays_what_it_is() -> None:
@@ -1084,3 +1086,24 @@ def test_a_handler_has_a_key_of_its_own(run: Runner) -> None:
 
     run.invoke(run.compile(handled(run, node, handler)), {}, new_thread())
     assert len({*keys}) == 2
+
+
+def test_a_handler_that_is_tried_again_keeps_its_key(stored: Runner) -> None:
+    """The same over its attempts, and not the node's."""
+    keys: list[str] = []
+
+    def node(state: Any, runtime: Any) -> Any:
+        keys.append(runtime.idempotency_key)
+        raise ValueError("node")
+
+    def handler(state: Any, error: Any, runtime: Any) -> Any:
+        keys.append(runtime.idempotency_key)
+        if len(keys) < 4:
+            raise ValueError("handler")
+
+    builder = StateGraph(State).set_node_defaults(
+        retry_policy=policy(max_attempts=2), error_handler=stored.node(handler)
+    )
+    stored.invoke(stored.compile(builder.add_node("a", stored.node(node)).add_edge(START, "a")), {}, new_thread())
+    assert keys[0] == keys[1]
+    assert keys[2] == keys[3] != keys[0]

@@ -7,7 +7,6 @@ that --help is quick.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import sys
@@ -19,9 +18,9 @@ from typing import Any, TypeVar, cast
 import click
 
 import durable_graph
-from durable_graph import Log, StreamMode
+from durable_graph import Log, StreamMode, verify_export
 from durable_graph.cli.ending import EXPLAINED, Failure, Program
-from durable_graph.cli.show import Column, Output, as_text, brief, numbered, show_chunk, shown_url
+from durable_graph.cli.show import Column, Output, as_text, brief, numbered, show_chunk, show_report, shown_url
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -199,6 +198,7 @@ def history(thread: str, limit: int | None, url: str | None, as_json: bool) -> N
                 Column(step, -6, "dim"),
                 Column(state.created_at, 27, "dim"),
                 Column(f"next: {', '.join(state.next)}" if state.next else "end", 16, "bold"),
+                *([Column(f"by {actor}", 0, "cyan")] if (actor := (state.metadata or {}).get("actor")) else []),
                 Column(brief(state.values)),
             )
         if step is None:
@@ -225,37 +225,94 @@ def replay(
 @main.command()
 @click.argument("threads", metavar="THREAD...", nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every thread in the database.")
+@click.option("--head", metavar="HASH", help="What the thread ended with once: it must still be there.")
+@click.option("--file", metavar="FILE", help="Check what `export` wrote, without a database; - reads stdin.")
 @options("url", "json")
-def verify(threads: tuple[str, ...], everything: bool, url: str | None, as_json: bool) -> None:
-    """Check that no row of these threads was altered, removed or put in.
+def verify(
+    threads: tuple[str, ...], everything: bool, head: str | None, file: str | None, url: str | None, as_json: bool
+) -> None:
+    """Check that no row of these threads was altered, removed, moved or put in.
 
-    With a key in $DURABLE_GRAPH_KEY, also that whoever wrote them had it. A log whose last rows were cut off looks
-    whole: compare the head, the hash of its last row, with one that was kept elsewhere.
+    With a key in $DURABLE_GRAPH_KEY, also that whoever wrote them had it; several, newest first, are separated by
+    commas. A log whose last rows were cut off looks whole: give the head, the hash of its last row, as an earlier
+    check printed it.
     """
-    if bool(threads) == everything:
-        raise click.UsageError("Name threads, or give --all.")
-    with _log(url) as log:
-        out = Output(as_json)
-        names = [thread.thread_id for thread in log.threads()] if everything else threads
-        found = [name for name in names if not _verified(log, out, name)]
-    if found:
+    if (bool(threads), everything, file is not None).count(True) != 1:
+        raise click.UsageError("Name threads, or give --all, or --file.")
+    if head is not None and len(threads) != 1:
+        raise click.UsageError("--head is of one thread: name it.")
+    out = Output(as_json)
+    if file is not None:
+        with _opened(file) as lines:
+            found = [show_report(out, report) for report in verify_export(lines)]
+    else:
+        with _log(url) as log:
+            reports = log.verify_all() if everything else (log.verify({"thread_id": t}, head=head) for t in threads)
+            found = [show_report(out, report) for report in reports]
+    if not all(found):
         raise click.exceptions.Exit(6)
 
 
-def _verified(log: Log, out: Output, name: str) -> bool:
-    report = log.verify({"thread_id": name})
-    verdict = Column("ok", 6, "green") if report.ok else Column("BROKEN", 6, "bold red")
-    rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}{_begins(report.begins)}", 0, "dim")
-    out.line({**dataclasses.asdict(report), "ok": report.ok}, verdict, Column(name, 36, "bold"), rows, head)
-    if not out.json:
-        for finding in report.findings:
-            step = Column(f"step {finding.step}", 10)
-            out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem))
-    return report.ok
+# --- out of the database and into another -----------------------------------------------------
 
 
-def _begins(step: int) -> str:
-    return f"; begins at step {step}, rows before it were pruned" if step else ""
+@main.command()
+@click.argument("thread")
+@click.option("--out", "file", metavar="FILE", default="-", help="Where to write it, by default stdout.")
+@options("url")
+def export(thread: str, file: str, url: str | None) -> None:
+    """Write a thread as lines of JSON, with the threads that its subgraphs ran on and those it was forked from.
+
+    It can be checked without the database by `verify --file`, and put into another one by `import`.
+    """
+    with _log(url) as log:
+        lines = log.export_thread({"thread_id": thread})
+        if file == "-":
+            out = Output(True)
+            for line in lines:
+                out.text(line)
+            return
+        _write_whole(Path(file), lines)
+
+
+def _write_whole(path: Path, lines: Iterator[str]) -> None:
+    """Under the name only when it is whole: half an export is none."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(f"{line}\n" for line in lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise Failure(2, f"--out: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@main.command("import")
+@click.argument("file")
+@options("url", "json")
+def import_(file: str, url: str | None, as_json: bool) -> None:
+    """Put an exported thread into the database: all of it, or nothing if it is there or was altered.
+
+    FILE is what `export` wrote; - reads stdin.
+    """
+    with _opened(file) as lines, Log(_url(url)) as log:
+        show_report(Output(as_json), log.import_thread(lines))
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[Iterator[str]]:
+    if file == "-":
+        yield iter(sys.stdin)
+        return
+    try:
+        lines = Path(file).open(encoding="utf-8", errors="surrogateescape", newline="\n")  # noqa: SIM115
+    except OSError as error:
+        raise Failure(2, str(error)) from error
+    with lines:
+        yield lines
 
 
 # --- removing -----------------------------------------------------------------------------------
@@ -279,6 +336,7 @@ def _age(ctx: click.Context, parameter: click.Parameter, value: str | None) -> f
 @click.option("--status", "statuses", multiple=True, metavar="STATUS", help="Only these; also several times.")
 @click.option("--graph", metavar="NAME", help="Only those of this graph.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@click.option("--actor", metavar="NAME", help="Who does it: kept with what stands for the beginning of a log.")
 @click.option("--vacuum", is_flag=True, help="Then make the database's files smaller; writers to SQLite have to wait.")
 @options("url", "json")
 def prune(url: str | None, as_json: bool, statuses: tuple[str, ...], **rule: Any) -> None:
@@ -293,8 +351,18 @@ def prune(url: str | None, as_json: bool, statuses: tuple[str, ...], **rule: Any
     told = f"{would}{report.threads} threads, {report.rows} rows, {report.bytes} bytes; {report.cut} threads cut"
     if report.vacuumed is not None:
         told += f"; the database had {report.vacuumed[0]} bytes, now {report.vacuumed[1]}"
-    skipped = [one._asdict() for one in report.skipped]
-    out.line({**dataclasses.asdict(report), "skipped": skipped}, Column(told))
+    out.line(
+        {
+            "dry_run": report.dry_run,
+            "threads": report.threads,
+            "cut": report.cut,
+            "rows": report.rows,
+            "bytes": report.bytes,
+            "skipped": [one._asdict() for one in report.skipped],
+            "vacuumed": report.vacuumed,
+        },
+        Column(told),
+    )
     if not out.json:
         for one in report.skipped:
             out.line({}, Column("kept", 6, "yellow"), Column(one.thread_id, 36, "bold"), Column(one.reason))

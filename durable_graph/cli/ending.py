@@ -18,6 +18,7 @@ from durable_graph import (
     ChangedGraphError,
     CheckpointNotFoundError,
     DurableGraphError,
+    ExportError,
     FencedError,
     GraphRecursionError,
     NodeCodeError,
@@ -35,10 +36,11 @@ Exit codes:
   3    no such thread or step
   4    somebody else is running the thread
   5    the database cannot be used
-  6    verify found something
+  6    verify found something, or import did
   130  stopped by Ctrl-C (143: by SIGTERM, 141: the reader of a pipe has gone)
 """
 CODES: tuple[tuple[type[Exception], int], ...] = (  # the first that fits
+    (ExportError, 6),
     (ThreadNotFoundError, 3),
     (CheckpointNotFoundError, 3),
     (ThreadBusyError, 4),

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from durable_graph import StreamEvent
+from durable_graph import Report, StreamEvent
 
 
 class ReaderGone(Exception):
@@ -107,6 +107,10 @@ class Output:
         else:
             self._write("  ".join(map(_cell, columns)).rstrip())
 
+    def text(self, line: str) -> None:
+        """A line as it is: for what is read by programs only."""
+        self._write(line)
+
     def _write(self, line: str) -> None:
         try:
             self._file.write(f"{line}\n")
@@ -179,3 +183,17 @@ def _subject(mode: str, chunk: Any) -> tuple[str, Any]:
     if mode == "tasks":
         return chunk["name"], {key: value for key, value in chunk.items() if key != "name"}
     return "", chunk
+
+
+def show_report(out: Output, report: Report) -> bool:
+    """What a check found; whether it was nothing."""
+    verdict = Column("ok", 6, "green") if report.ok else Column("BROKEN", 6, "bold red")
+    rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}", 0, "dim")
+    out.line({**dataclasses.asdict(report), "ok": report.ok}, verdict, Column(report.thread_id, 36, "bold"), rows, head)
+    if not out.json:
+        if report.pruned is not None:
+            out.line({}, Column("", 6), Column("", 10), Column("pruned", 9, "dim"), Column(report.pruned))
+        for finding in report.findings:
+            step = Column(f"step {finding.step}" if finding.step >= 0 else "", 10)
+            out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem))
+    return report.ok

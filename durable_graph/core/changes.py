@@ -18,7 +18,8 @@ from typing import Any, Protocol
 from durable_graph.codec import Unregistered
 from durable_graph.core.channels import LAST_VALUE, MISSING, Overwrite
 from durable_graph.core.model import START, Graph, Send, join_parts
-from durable_graph.core.planner import HANDLER, Body, Position, check_update, pairs
+from durable_graph.core.output import check_update
+from durable_graph.core.position import HANDLER, Body, Position, pairs
 from durable_graph.errors import ChangedGraphError, InvalidUpdateError, MigrationError
 
 

@@ -73,13 +73,22 @@ def read_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None
         step=_step(configurable),
         ns=_namespace(configurable.get("checkpoint_ns")),
         configurable=configurable,
-        metadata=_mapping(given, "metadata"),
+        metadata=_metadata(given),
         tags=_tags(given.get("tags")),
         run_name=given.get("run_name"),
         recursion_limit=_positive(given, "recursion_limit") or DEFAULT_RECURSION_LIMIT,
         max_concurrency=_positive(given, "max_concurrency"),
         callbacks=given.get("callbacks"),
     )
+
+
+def _metadata(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Recorded with the run. `actor` says who it is that calls: a text, so that one can search for it."""
+    metadata = _mapping(given, "metadata")
+    actor = metadata.get("actor")
+    if actor is not None and not (isinstance(actor, str) and actor):
+        raise _wrong("config['metadata']['actor']", f"expected a text, got {actor!r}", "Name who calls")
+    return metadata
 
 
 def _tags(tags: Any) -> tuple[str, ...]:
@@ -107,7 +116,7 @@ def merged(base: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
         if key in base and key in config:
             both[key] = {**_mapping(base, key), **_mapping(config, key)}
     if "tags" in base and "tags" in config:
-        both["tags"] = [*_tags(base["tags"]), *_tags(config["tags"])]
+        both["tags"] = list(dict.fromkeys([*_tags(base["tags"]), *_tags(config["tags"])]))
     if base.get("callbacks") and config.get("callbacks"):
         both["callbacks"] = _joined(base["callbacks"], config["callbacks"])
     return both

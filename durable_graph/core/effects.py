@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.model import RetryPolicy, Task, TimeoutPolicy
-from durable_graph.core.planner import Body, Position
+from durable_graph.core.position import Body, Position
 from durable_graph.core.tokens import Tokens
 from durable_graph.store import Claim, Row, Store, Transaction
 
@@ -70,6 +70,7 @@ class Job:
         "ended",
         "failures",
         "handler",
+        "inherited",
         "jitter",
         "make_runtime",
         "memo",
@@ -106,6 +107,7 @@ class Job:
         self.delay = 0.0  # seconds to wait before it begins
         self.jitter = False  # and up to one more
         self.failures: list[Body] = []  # of this run's attempts before it, as the row will record them
+        self.inherited = 0  # how many of these are of the node whose error it handles
         self.alive: Callable[[], None] = _nobody  # a sign of life, for whoever minds an idle timeout
         self.progress: Callable[[], None] = _nobody  # the same, where something else than a heartbeat counts
         self.memo: Any = None  # its place in the cache: a core.caching.Memo

@@ -14,8 +14,9 @@ from durable_graph.core.address import Place, place_of, places, thread_of, way_d
 from durable_graph.core.channels import Values
 from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
-from durable_graph.core.planner import Body, Later, Position, task_of
+from durable_graph.core.position import Body, Later, Position, task_of
 from durable_graph.core.tokens import parts_of
+from durable_graph.core.verify import STUB_ALTERED
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
 from durable_graph.store import Row, Store, Stub
 
@@ -61,18 +62,63 @@ def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) 
     newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
     if newest is None:
         return None
-    if step is not None and not 0 <= step <= newest.step:
-        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, store.stub(thread_id)))
-    rows, snapshot = _path(store, thread_id, newest.step if step is None else step)
+    rows, kept = _path(store, thread_id, newest, newest.step if step is None else step)
     position = _base(store, codec, rows[-1])
-    if snapshot is not None:
+    if kept is not None:
         row = rows.pop()
         apply(position, row, decode_body(codec, row))
-        _restore(position, codec, row, snapshot)
+        _restore(position, codec, row, kept)
     for row in reversed(rows):
         apply(position, row, decode_body(codec, row))
     position.tail = newest.step
     return position
+
+
+def stub_of(store: Store, thread_id: str) -> Stub | None:
+    """What stands for the rows of this thread that were pruned. Raises CorruptCheckpointError."""
+    stub = store.stub(thread_id)
+    if stub is not None and not stub.readable:
+        raise CorruptCheckpointError(thread_id=thread_id, step=0, problem=STUB_ALTERED)
+    return stub
+
+
+def beginning(store: Store, thread_id: str) -> int:
+    """The step that the log begins after: -1, or that of the stub, whose row tells only where the thread stood."""
+    stub = stub_of(store, thread_id)
+    return -1 if stub is None else stub.step
+
+
+class _Kept(NamedTuple):
+    """The state at a barrier, as a snapshot or a stub holds it."""
+
+    state: bytes
+    damaged: str  # what to say then
+
+
+def _path(store: Store, thread_id: str, newest: Row, step: int) -> tuple[list[Row], _Kept | None]:
+    """The rows from `step` back along their parents to the nearest snapshot, or to where the thread begins. What may
+    still be there from before that is never looked at: no hash holds it any more."""
+    stub, path, wanted = stub_of(store, thread_id), list[Row](), step
+    begins = 0 if stub is None else stub.step
+    if not begins <= step <= newest.step:
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, stub))
+    snapshot = store.snapshot(thread_id, until=step)
+    for row in store.rows(thread_id, after=begins - 1, until=step, newest_first=True):
+        if row.step != wanted:
+            continue  # not an ancestor: another branch of the log
+        path.append(row)
+        if snapshot is not None and snapshot[0] == row.step:
+            return path, _Kept(snapshot[1], "its snapshot is damaged ({}); snapshots may be deleted safely")
+        if stub is not None and row.step == begins:
+            return path, _Kept(stub.state, f"{STUB_ALTERED} ({{}})")
+        if row.parent_step is None or row.kind == "fork":
+            return path, None
+        wanted = row.parent_step
+        if snapshot is not None and snapshot[0] > wanted:
+            snapshot = store.snapshot(thread_id, until=wanted)
+    if stub_of(store, thread_id) != stub:  # pruned while we read
+        return _path(store, thread_id, newest, step)
+    raise CorruptCheckpointError(thread_id=thread_id, step=wanted, problem="the row is missing")
 
 
 def _steps_to(newest: Row, stub: Stub | None) -> str:
@@ -81,43 +127,34 @@ def _steps_to(newest: Row, stub: Stub | None) -> str:
     return f"its steps are {stub.step} to {newest.step}, those before were pruned at {stub.pruned_at}"
 
 
-def beginning(store: Store, thread_id: str) -> int:
-    """The step that the log begins after: -1, or that of the stub, whose row tells only where the thread stood."""
-    stub = store.stub(thread_id)
-    return -1 if stub is None else stub.step
+def folded(store: Store, codec: Decoder, thread_id: str, step: int) -> Position:
+    """`load`, from nothing but rows and stubs, which have hashes: what is told from here on instead of them must not
+    come from a snapshot. Holds no rows; reads them twice.
+
+    Raises CorruptCheckpointError, also for a step that is not there.
+    """
+    stub, path, wanted = stub_of(store, thread_id), set[int](), step
+    begins = 0 if stub is None else stub.step
+    for row in store.rows(thread_id, after=begins - 1, until=step, newest_first=True):
+        if row.step == wanted:
+            path.add(row.step)
+            if row.parent_step is None or row.kind == "fork" or (stub is not None and row.step == begins):
+                break
+            wanted = row.parent_step
+    else:
+        raise CorruptCheckpointError(thread_id=thread_id, step=wanted, problem="the row is missing")
+    position: Position | None = None
+    for row in store.rows(thread_id, after=min(path) - 1, until=step):
+        if row.step in path:
+            position = position or _base(store, codec, row, folded)
+            apply(position, row, decode_body(codec, row))
+            if stub is not None and row.step == begins:
+                _restore(position, codec, row, _Kept(stub.state, f"{STUB_ALTERED} ({{}})"))
+    assert position is not None
+    return position
 
 
-def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
-    """The rows from `step` back along their parents to the nearest snapshot or to the thread's first row."""
-    path: list[Row] = []
-    snapshot = store.snapshot(thread_id, until=step)
-    for row in store.rows(thread_id, until=step, newest_first=True):
-        if row.step != step:
-            continue  # not an ancestor: another branch of the log
-        path.append(row)
-        if snapshot is not None and snapshot[0] == row.step:
-            return path, snapshot[1]
-        if row.parent_step is None or row.kind == "fork":
-            return path, None
-        step = row.parent_step
-        if snapshot is not None and snapshot[0] > step:
-            snapshot = store.snapshot(thread_id, until=step)
-    return _path_from_stub(store, thread_id, path, step)
-
-
-def _path_from_stub(store: Store, thread_id: str, path: list[Row], step: int) -> tuple[list[Row], bytes | None]:
-    """The row at `step` is not there: it was pruned, or it is missing."""
-    stub = store.stub(thread_id)
-    if stub is not None and not path and step < stub.step:
-        newest = next(store.rows(thread_id, newest_first=True, limit=1))
-        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, stub))
-    for place, row in enumerate(path):
-        if stub is not None and row.step == stub.step:
-            return path[: place + 1], stub.state
-    raise CorruptCheckpointError(thread_id=thread_id, step=step, problem="the row is missing")
-
-
-def _base(store: Store, codec: Decoder, first: Row) -> Position:
+def _base(store: Store, codec: Decoder, first: Row, load: Callable[..., Position | None] = load) -> Position:
     """What the path starts from: nothing, or for a fork the position in the other thread."""
     if first.kind != "fork":
         return Position(first.thread_id)
@@ -143,17 +180,17 @@ def pack(position: Position) -> dict[str, Any]:
     }
 
 
-def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
+def _restore(position: Position, codec: Decoder, row: Row, kept: _Kept) -> None:
     try:
-        content = codec.decode(snapshot)
+        content = codec.decode(kept.state)
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]
         position.kept, position.pinned = content.get("kept", {}), content.get("pinned")
         position.graph = content["graph"]
-        position.loose, position.packed = 0, len(snapshot)
+        position.loose, position.packed = 0, len(kept.state)
     except (ValueError, TypeError, KeyError) as error:
-        raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error
+        raise _corrupt(row, kept.damaged.format(error)) from error
 
 
 # --- where a subgraph's run stands ------------------------------------------------------------

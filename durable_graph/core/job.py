@@ -13,22 +13,14 @@ from typing import Any
 
 from durable_graph.core.caching import Memo
 from durable_graph.core.channels import MISSING, Values, detached
+from durable_graph.core.difference import first_difference
 from durable_graph.core.effects import Invoke, Job
 from durable_graph.core.model import START, Branch, Graph, Node, NodeError
-from durable_graph.core.planner import (
-    Goto,
-    Position,
-    Update,
-    answer_of,
-    check_targets,
-    checked,
-    interpret,
-    router_state,
-    taken_apart,
-    with_pushed,
-)
+from durable_graph.core.output import answer_of, check_targets, checked, interpret, taken_apart, with_pushed
+from durable_graph.core.planner import router_state
+from durable_graph.core.position import Goto, Position, Update
 from durable_graph.core.runtime import Runtime, current
-from durable_graph.errors import CallError, GraphInterrupt, ParentCommand
+from durable_graph.errors import CallError, GraphInterrupt, MutatedInputError, ParentCommand
 
 Steps = Generator[Invoke, Any, Any]
 
@@ -62,16 +54,18 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
     node = graph.nodes[job.task.node]
     entered = _enter(job)
     try:
-        given = node_input(node, position, job.task.arg, job.remaining)
+        given = before = node_input(node, position, job.task.arg, job.remaining)
+        watched = node.strict and job.task.arg is MISSING  # a Send's payload is the node's own to change
+        if watched:
+            given = detached(before)  # its own, lest it is blamed for what a sibling does
         if job.memo is not None:
             update, goto = yield from _remembered(graph, position, job, job.memo, given)
         else:
-            try:
-                output = yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout
-            except ParentCommand as below:  # a subgraph of this node speaks to us
-                output = below.command
+            output = yield from _called(node, job, given, error)
             update, goto = interpret(graph, node.name, output)
             goto = check_targets(graph, node.name, goto) if goto else goto
+        if watched:
+            _check_unchanged(node, position, before, given)
         if job.pushed:
             update = with_pushed(graph, node.name, job.pushed, update)
         if node.branches:
@@ -80,6 +74,20 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
     finally:
         job.ended = True
         _leave(entered)
+
+
+def _check_unchanged(node: Node, position: Position, before: Any, after: Any) -> None:
+    path = first_difference(before, after, "state")
+    if path is not None:
+        raise MutatedInputError(node=node.name, thread_id=position.thread_id, step=position.step, path=path)
+
+
+def _called(node: Node, job: Job, given: Any, error: NodeError | None = None) -> Steps:
+    """What the node's function returned, or told a subgraph to tell us."""
+    try:
+        return (yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout)
+    except ParentCommand as below:
+        return below.command
 
 
 def _remembered(
@@ -94,11 +102,7 @@ def _remembered(
             result = checked(graph, node.name, found["updates"]), check_targets(graph, node.name, found["goto"])
             job.cached = True
             return result
-    try:
-        output = yield node.call, (given,), _extras(node.wants, job), job.task.timeout or node.timeout
-    except ParentCommand as below:
-        output = below.command
-    updates, goto = taken_apart(graph, node.name, output)
+    updates, goto = taken_apart(graph, node.name, (yield from _called(node, job, given)))
     if not job.runtime()._has_asked:
         memo.note({"updates": updates, "goto": goto})
     return checked(graph, node.name, updates), check_targets(graph, node.name, goto)

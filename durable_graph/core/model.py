@@ -303,6 +303,7 @@ class Node:
     error_handler: str | None = None  # the node that takes over when this one has failed for good
     destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False  # it is an error if it changes its input in place
 
 
 @dataclass(frozen=True, slots=True)

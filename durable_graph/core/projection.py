@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown, Token
 from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
-from durable_graph.core.planner import Later, Position, Update, messages_in, pairs
+from durable_graph.core.output import messages_in
+from durable_graph.core.position import Later, Position, Update, pairs
 from durable_graph.core.tokens import id_of
 from durable_graph.errors import ArgumentError
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -61,22 +61,9 @@ from durable_graph.core.effects import (
 from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
 from durable_graph.core.job import run_call, run_entry, run_migration, run_node
 from durable_graph.core.model import END, START, CachePolicy, Command, Graph, NodeError, StateUpdate, Task, Wait
-from durable_graph.core.planner import (
-    Body,
-    Child,
-    Given,
-    Position,
-    Update,
-    accept_input,
-    accept_update,
-    command_body,
-    input_body,
-    known_messages,
-    parent_body,
-    starts_of,
-    task_body,
-    update_body,
-)
+from durable_graph.core.output import accept_input, accept_update, known_messages
+from durable_graph.core.planner import Given, command_body, input_body, parent_body, starts_of, task_body, update_body
+from durable_graph.core.position import Body, Child, Position, Update
 from durable_graph.core.projection import NAMESPACE, task_metadata
 from durable_graph.core.runtime import Runtime
 from durable_graph.core.times import iso, seconds
@@ -555,7 +542,7 @@ class Run:
         if node == END or not self.graph.nodes[node].branches:
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        job.make_runtime, job.step, job.remaining = self._entry_runtime, self.position.step, self.remaining
         job.surrounds = self.call.surround is not None
         job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
@@ -812,15 +799,16 @@ class Run:
         if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or winding_down or self.stopped:
             return None
         policy = next((policy for policy in job.retry if policy.matches(error)), None)
-        if policy is not None and len(job.failures) + 1 < policy.max_attempts:
+        failed = len(job.failures) - job.inherited + 1
+        if policy is not None and failed < policy.max_attempts:
             again = job.again(job.attempt + 1)
-            again.delay, again.jitter = policy.interval(len(job.failures) + 1), policy.jitter
+            again.scope, again.inherited = job.scope, job.inherited  # an error handler's stay its own
+            again.delay, again.jitter = policy.interval(failed), policy.jitter
         elif job.handler is not None:
-            failed = NodeError(job.task.node, error)
             # questions of its own: it must not take the node's answers for its own
             taken_over = job.task._replace(node=job.handler, seed=f"{job.task.seed}/{self._first_name(job.handler)}")
-            again = self._job(taken_over, job.attempt, failed)
-            again.scope = f"{job.scope}/handler"
+            again = self._job(taken_over, job.attempt, NodeError(job.task.node, error))
+            again.scope, again.inherited = f"{job.scope}/handler", len(job.failures) + 1
         else:
             return None
         failure = {**_told(error), "started": iso(item.started), "finished": iso(item.finished)}
@@ -842,6 +830,10 @@ class Run:
         """Of a node that was renamed while this thread lived: what was kept or asked under it is still found."""
         names: Mapping[str, str] = self.position.graph.get("formerly", {})
         return names.get(node, node)
+
+    def _entry_runtime(self, job: Job) -> Runtime[Any]:
+        """For a router that is asked before there is a row which could keep a custom event."""
+        return replace(self._runtime(job), stream_writer=_no_stream)
 
     def _runtime(self, job: Job) -> Runtime[Any]:
         def write(data: Any) -> None:
@@ -1157,6 +1149,13 @@ def _caller(call: Job) -> Job:
     while call.parent is not None:
         call = call.parent
     return call
+
+
+def _no_stream(data: Any) -> None:
+    raise CallError(
+        problem="a router after START, or one that update_state asks, has called the stream writer",
+        fix="Send custom events from nodes, or from routers after them: there is no row yet that could keep this one.",
+    )
 
 
 def _connection_of(job: Job, awaits: bool) -> Any:

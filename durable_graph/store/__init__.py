@@ -7,7 +7,7 @@ contract in dictionaries; `tests/test_store_contract.py` holds every store to it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from durable_graph.errors import ArgumentError
@@ -63,7 +63,15 @@ class Stub(NamedTuple):
     parent_hash: bytes  # of the row before it, which its own hash was made with
     state: bytes  # at the barrier, as in a snapshot
     pruned_at: str
+    actor: str | None  # who did it, if that was said
     hash: bytes  # SHA-256 or HMAC over all of the above and the hash of the row at `step`
+
+    @property
+    def readable(self) -> bool:
+        """Whether its columns have their types: in a database that was altered, anything may stand anywhere."""
+        actor = self.actor is None or type(self.actor) is str
+        kinds = tuple(map(type, self)) == (str, int, bytes, bytes, str, type(self.actor), bytes)
+        return actor and kinds and self.step > 0
 
 
 class Origin(NamedTuple):
@@ -214,12 +222,20 @@ class Store(Cache, Protocol):
         """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
         none."""
 
+    def called(self, thread_id: str) -> list[str]:
+        """The threads that a thread called, and those that they called."""
+
+    def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
+        """Put threads back as they were, each followed by its stub, rows and signals, all in one transaction: what
+        `items` raises takes everything back. They are asked for as they are written, and for nothing twice.
+
+        The first thread must not be there; ThreadExistsError else. A later one may be, if it has the same rows: then
+        nothing of it is written.
+        """
+
     def roots(self, *, before: str, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
         """Threads that no other has called and that were last changed before that time, oldest change first, from
         behind one whose (updated_at, thread_id) this is."""
-
-    def below(self, thread_id: str) -> list[str]:
-        """The threads that this one has called itself."""
 
     def forks(self, thread_id: str) -> list[Origin]:
         """Those of this thread or of threads that it called. What forks each other among these does not count."""
@@ -232,9 +248,9 @@ class Store(Cache, Protocol):
 
     def stub(self, thread_id: str) -> Stub | None: ...
 
-    def cut(self, stub: Stub, epoch: int) -> bool:
+    def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
         """Let the thread begin at the stub, with the next epoch, if it still has this one and nobody has forked it
-        before that step. Removes no rows yet: see `trim`."""
+        before that step. Removes no rows yet: see `trim`. alone: if it was a fork, it needs its origin no more."""
 
     def trim(self, thread_id: str, *, until: int) -> None:
         """Remove rows and snapshots with step < until that a stub of the thread stands for; no others."""
@@ -279,6 +295,17 @@ def check_claim(thread_id: str, claim: Claim) -> None:
     for column, value in claim.values.items():
         if isinstance(value, str):
             check_text(column, value)
+
+
+def check_item(item: Thread | Stub | Row | Signal) -> None:
+    """Of a thread that is put back."""
+    if isinstance(item, Row):
+        check_row(item)
+        return
+    check_id(item.thread_id)
+    for field, value in item._asdict().items():
+        if isinstance(value, str):
+            check_text(field, value)
 
 
 def check_id(name: str, argument: str = "thread_id") -> None:

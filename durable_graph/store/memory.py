@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from durable_graph.errors import ArgumentError, CallError, FencedError
+from durable_graph.errors import ArgumentError, CallError, FencedError, ThreadExistsError
 from durable_graph.store import (
     Claim,
     Entry,
@@ -25,6 +25,7 @@ from durable_graph.store import (
     check_claim,
     check_entry,
     check_id,
+    check_item,
     check_leases,
     check_row,
     check_text,
@@ -198,14 +199,17 @@ class MemoryStore:
                 return False
             return self.delete(thread_id)
 
-    def cut(self, stub: Stub, epoch: int) -> bool:
+    def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
         with self._lock:
             thread = self.thread(stub.thread_id)
             if thread is None or thread.epoch != epoch:
                 return False
             if any(name == stub.thread_id and step < stub.step for _, name, step in self.forks(stub.thread_id)):
                 return False
-            self._threads[stub.thread_id] = thread._replace(epoch=epoch + 1)
+            thread = thread._replace(epoch=epoch + 1)
+            self._threads[stub.thread_id] = (
+                thread._replace(parent_thread_id=None, parent_step=None) if alone else thread
+            )
             self._stubs[stub.thread_id] = stub
             return True
 
@@ -230,14 +234,8 @@ class MemoryStore:
         found.sort(key=_since)
         return [one for one in found if _since(one) > after][: max(limit, 0)]
 
-    def below(self, thread_id: str) -> list[str]:
-        check_id(thread_id)
-        with self._lock:
-            return [name for name, thread in self._threads.items() if thread.called_by == thread_id]
-
     def _family(self, thread_id: str) -> list[str]:
-        own = [thread_id] if self.thread(thread_id) is not None else []
-        return own + [deeper for name in self.below(thread_id) for deeper in self._family(name)]
+        return [] if self.thread(thread_id) is None else [thread_id, *self.called(thread_id)]
 
     def forks(self, thread_id: str) -> list[Origin]:
         with self._lock:
@@ -265,6 +263,38 @@ class MemoryStore:
 
     def vacuum(self) -> tuple[int, int]:
         return 0, 0  # nothing is kept for later
+
+    def called(self, thread_id: str) -> list[str]:
+        check_id(thread_id)
+        with self._lock:
+            below = [name for name, thread in self._threads.items() if thread.called_by == thread_id]
+            return [*below, *(name for each in below for name in self.called(each))]
+
+    def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
+        given = list(items)  # all of it is to be kept here anyway
+        with self._lock:
+            there = set(self._threads)
+            for place, item in enumerate(given):
+                check_item(item)
+                if item.thread_id not in there:
+                    continue
+                if place == 0 or (isinstance(item, Row) and self._hash_at(item) != item.hash):
+                    raise ThreadExistsError(thread_id=item.thread_id)
+            for item in given:
+                if item.thread_id in there:
+                    continue
+                if isinstance(item, Thread):
+                    self._threads[item.thread_id] = item
+                elif isinstance(item, Row):
+                    self._rows.setdefault(item.thread_id, {})[item.step] = item
+                elif isinstance(item, Stub):
+                    self._stubs[item.thread_id] = item
+                else:
+                    self._signals.setdefault(item.thread_id, {})[item.id] = item
+
+    def _hash_at(self, row: Row) -> bytes | None:
+        found = self._rows.get(row.thread_id, {}).get(row.step)
+        return None if found is None else found.hash
 
     def thread(self, thread_id: str) -> Thread | None:
         check_id(thread_id)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 from typing import Any, TypeAlias, TypeVar
@@ -42,7 +42,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
-from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError
+from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError, ThreadExistsError
 from durable_graph.store import (
     Claim,
     Entry,
@@ -55,6 +55,7 @@ from durable_graph.store import (
     check_claim,
     check_entry,
     check_id,
+    check_item,
     check_leases,
     check_row,
     check_text,
@@ -194,6 +195,39 @@ class SqlStore:
             connection.execute("COMMIT")
         return bool(found[0])
 
+    def called(self, thread_id: str) -> list[str]:
+        check_id(thread_id)
+        return [name for (name,) in self._run(Database.fetch, *self._sql.called.bind(thread_id=thread_id))]
+
+    def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
+        self._run(self._restore, items, again=self._restore_again)
+
+    def _restore(self, database: Database, items: Iterable[Thread | Stub | Row | Signal]) -> None:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            first, there = True, ""  # the thread that was here before
+            for item in items:
+                check_item(item)
+                if isinstance(item, Thread):
+                    if not connection.execute(*self._sql.restore_thread.bind(**item._asdict())).rowcount:
+                        there = item.thread_id
+                        connection.execute(*self._sql.lock.bind(thread_id=there))  # lest it is pruned before our commit
+                    if first and there:
+                        raise ThreadExistsError(thread_id=there)
+                    first = False
+                elif item.thread_id != there:
+                    connection.execute(*self._sql.restore[type(item)].bind(**item._asdict()))
+                elif isinstance(item, Row):
+                    found = connection.execute(*self._sql.hash.bind(thread_id=there, step=item.step)).fetchall()
+                    if [bytes(one) for (one,) in found] != [item.hash]:
+                        raise ThreadExistsError(thread_id=there)
+            connection.execute("COMMIT")
+
+    def _restore_again(self, database: Database, items: Iterable[Thread | Stub | Row | Signal]) -> None:
+        raise database.unavailable(
+            "the connection was lost while a thread was put back", "Look whether it is there; if not, import it again."
+        )
+
     def transaction(self) -> SqlTransaction:
         return self._run(lambda database: SqlTransaction(self, database))
 
@@ -228,17 +262,19 @@ class SqlStore:
             connection.execute(*self._sql.lock.bind(thread_id=name))
         return True
 
-    def cut(self, stub: Stub, epoch: int) -> bool:
+    def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
         check_id(stub.thread_id)
-        return self._run(self._cut, stub, epoch)
+        return self._run(self._cut, stub, epoch, alone)
 
-    def _cut(self, database: Database, stub: Stub, epoch: int) -> bool:
+    def _cut(self, database: Database, stub: Stub, epoch: int, alone: bool) -> bool:
         with database.transaction() as connection:
             connection.execute(database.begin)
             free = self._locked(connection, stub.thread_id, epoch, ())
             forks = connection.execute(*self._sql.forks.bind(thread_id=stub.thread_id)).fetchall() if free else ()
             if free and all(name != stub.thread_id or step >= stub.step for _, name, step in forks):
                 connection.execute(*self._sql.put_stub.bind(**stub._asdict()))
+                if alone:
+                    connection.execute(*self._sql.no_fork.bind(thread_id=stub.thread_id))
                 connection.execute("COMMIT")
                 return True
             connection.execute("ROLLBACK")
@@ -358,10 +394,6 @@ class SqlStore:
         updated_at, thread_id = after
         statement = self._sql.roots.bind(before=before, updated_at=updated_at, thread_id=thread_id, count=_count(limit))
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
-
-    def below(self, thread_id: str) -> list[str]:
-        check_id(thread_id)
-        return [name for (name,) in self._run(Database.fetch, *self._sql.below.bind(thread_id=thread_id))]
 
     def forks(self, thread_id: str) -> list[Origin]:
         check_id(thread_id)
@@ -619,14 +651,16 @@ class Statements:
         tables = (threads, checkpoints, snapshots, stubs, signals)
         self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
         self.called = self._called()
+        self.restore_thread = self._made(self._insert(threads).on_conflict_do_nothing())
+        self.hash = self._made(select(checkpoints.c.hash).where(_is(checkpoints.c.thread_id), _is(checkpoints.c.step)))
         self.family = self._made(select(self._family().c.thread_id))
-        self.below = self._made(select(threads.c.thread_id).where(threads.c.called_by == _thread_id()))
         self.roots = self._roots()
         self.forks = self._forks()
         self.size = self._size()
         self.size_before = self._size_before()
         self.next_epoch = self._next_epoch()
         self.lock = self._made(update(threads).where(_is(threads.c.thread_id)).values(epoch=threads.c.epoch))
+        self.no_fork = self._no_fork()
         self.stub = self._made(select(stubs).where(_is(stubs.c.thread_id)))
         self.put_stub = self._put_stub()
         self.trim = [self._trim(table) for table in (checkpoints, snapshots)]
@@ -635,6 +669,7 @@ class Statements:
         self.newest_rows = self._page(newest_first=True)
         self.snapshot = self._snapshot()
         self.send = self._made(self._insert(signals).on_conflict_do_nothing())
+        self.restore = {Row: self._made(self._insert(checkpoints)), Stub: self.put_stub, Signal: self.send}
         self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
         self.take_signal = self._made(delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id)))
         self.recall = self._recall()
@@ -699,6 +734,10 @@ class Statements:
     def _next_epoch(self) -> Statement:
         seen = _is(threads.c.thread_id), _is(threads.c.epoch)
         return self._made(update(threads).where(*seen).values(epoch=_number("next_epoch")))
+
+    def _no_fork(self) -> Statement:
+        none = {"parent_thread_id": None, "parent_step": None}
+        return self._made(update(threads).where(_is(threads.c.thread_id)).values(none))
 
     def _put_stub(self) -> Statement:
         insert = self._insert(stubs)
@@ -824,10 +863,6 @@ def _is(column: Column[Any]) -> ColumnElement[bool]:
 
 def _new(*columns: str) -> dict[str, BindParameter[Any]]:
     return {name: bindparam(f"new_{name}", type_=threads.c[name].type) for name in columns}
-
-
-def _thread_id() -> BindParameter[str]:
-    return bindparam("thread_id", type_=Text())
 
 
 def _now() -> BindParameter[str]:

@@ -76,6 +76,7 @@ stubs = Table(
     Column("parent_hash", LargeBinary, nullable=False),
     Column("state", LargeBinary, nullable=False),
     Column("pruned_at", Text, nullable=False),
+    Column("actor", Text),
     Column("hash", LargeBinary, nullable=False),
 )
 

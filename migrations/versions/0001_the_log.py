@@ -66,6 +66,7 @@ def upgrade() -> None:
         sa.Column("parent_hash", sa.LargeBinary, nullable=False),
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.Column("pruned_at", sa.Text, nullable=False),
+        sa.Column("actor", sa.Text),
         sa.Column("hash", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("thread_id", name="pk_stubs"),
     )
