@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from durable_graph import drivers, leases
@@ -126,6 +126,7 @@ class _Pruning:
         self.report = Pruned(rule.dry_run)
         self._store, self._codec, self._keys, self._rule = store, codec, keys, rule
         self._gone: set[str] = set()  # by this call, or would be
+        self._alone: set[str] = set()  # forks that would need their origin no more
 
     def _found(self, before: str) -> Iterator[Thread]:
         rule, after = self._rule, ("", "")
@@ -201,7 +202,7 @@ class _Pruning:
         """Remove nearly all of a large thread that is to go, a few rows at a time. Its epoch then."""
         name, epoch = thread.thread_id, thread.epoch
         try:
-            row = self._barrier(thread, 1, ALWAYS, {})
+            row = self._barrier(thread, 1, ())
             begun = None if row is None else self._begin_at(thread, row, load(self._store, self._codec, name, row.step))
             called = [] if row is None or begun is None else self._called_before(thread, row.step)
         except UNREADABLE:
@@ -219,40 +220,65 @@ class _Pruning:
     # --- beginnings
 
     def cut_all(self, keep: int) -> None:
-        for thread in self._found(ALWAYS):
-            try:
-                self._cut(thread, keep)
-            except UNREADABLE as error:
-                self._skip(thread, str(error))
+        """A fork that is cut needs its origin no more, so what forks hold waits for them."""
+        waiting = [thread for thread in self._found(ALWAYS) if not self._cut(thread, keep)]
+        for thread in sorted(waiting, key=attrgetter("created_at"), reverse=True):  # forks before what they are of
+            self._cut(thread, keep, held=True)
 
-    def _cut(self, thread: Thread, keep: int) -> None:
-        """Also what another call has begun and not ended."""
-        store, name = self._store, thread.thread_id
-        stub = stub_of(store, name)
-        forks = {each.step: each.fork for each in store.forks(name) if each.thread_id == name}
-        row = self._barrier(thread, keep, self._rule.before, forks)
-        if row is not None and (stub is None or stub.step < row.step):
-            wrong = self._finding(thread, row)
-            if wrong is not None:
-                self._skip(thread, wrong)
-                return
-            if not self._rule.dry_run:
-                position = folded(store, self._codec, name, row.step)
-                if self._begin_at(thread, row, position) is None:
-                    self._skip(thread, "it has changed meanwhile")
-                    return
+    def _cut(self, thread: Thread, keep: int, held: bool = False) -> bool:
+        """Whether it has been dealt with. False: a fork needs some of what is to go, and may not when it has been cut
+        itself. held: then only the rest goes."""
+        try:
+            forks = self._forks(thread)
+            row = self._barrier(thread, keep, ())
+            if forks and row is not None and min(forks) < row.step:
+                if not held:
+                    return False
+                self._skip(thread, f"thread {forks[min(forks)]!r} is a fork of its step {min(forks)}")
+                row = self._barrier(thread, keep, forks)
+            self._cut_at(thread, row)
+        except UNREADABLE as error:
+            self._skip(thread, str(error))
+        return True
+
+    def _forks(self, thread: Thread) -> dict[int, str]:
+        """Of its own rows, by step."""
+        forks = self._store.forks(thread.thread_id)
+        own = [each for each in forks if each.thread_id == thread.thread_id and each.fork not in self._alone]
+        return {each.step: each.fork for each in own}
+
+    def _cut_at(self, thread: Thread, row: Row | None) -> None:
+        """None: only remove what another call has cut off and not removed."""
+        name = thread.thread_id
+        if row is None:
+            begins = beginning(self._store, name)
+        elif self._can_begin_at(thread, row):
             begins = row.step
-        elif stub is not None:
-            begins = stub.step
         else:
             return
-        size, called = store.size(name, until=begins), self._called_before(thread, begins)
+        if begins <= 0:
+            return
+        size, called = self._store.size(name, until=begins), self._called_before(thread, begins)
         if not self._rule.dry_run:
             self._trim(name, begins)
         self.report.cut += 1 if size.rows else 0
         self._count(size)
         for below in called:
             self._drop(below)
+
+    def _can_begin_at(self, thread: Thread, row: Row) -> bool:
+        """Whether it does now, or would."""
+        wrong = self._finding(thread, row)
+        if wrong is None:
+            position = folded(self._store, self._codec, thread.thread_id, row.step)
+            if self._rule.dry_run:
+                self._alone |= {thread.thread_id} if self._is_alone(thread.thread_id, position) else set()
+                return True
+            if self._begin_at(thread, row, position) is not None:
+                return True
+            wrong = "it has changed meanwhile"
+        self._skip(thread, wrong)
+        return False
 
     def _finding(self, thread: Thread, row: Row) -> str | None:
         """What is wrong with the rows that are to go. They are the proof of it, so they stay then."""
@@ -267,21 +293,18 @@ class _Pruning:
         found = check.report(thread.thread_id).findings
         return f"verify finds step {found[0].step} {found[0].kind}: {found[0].problem}" if found else None
 
-    def _barrier(self, thread: Thread, keep: int, before: str, forks: dict[int, str]) -> Row | None:
-        """The newest row that the log may begin with, if that is not where it begins anyway."""
-        lowest, barriers, told = math.inf, 0, False
+    def _barrier(self, thread: Thread, keep: int, needed: Collection[int]) -> Row | None:
+        """The newest row that the log may begin with, if that is not where it begins anyway. All of what goes back to
+        a row needs that, as do forks."""
+        lowest, barriers = min(needed, default=math.inf), 0
+        before = ALWAYS if self._rule.keep_last is None else self._rule.before
         begins = max(beginning(self._store, thread.thread_id), 0)
         for row in self._store.rows(thread.thread_id, after=begins, newest_first=True):
-            needed = min((step for step in forks if step < row.step), default=None)
             # Not after an update: its questions may be answered yet, and only the rows before it tell them.
             if row.kind in ("input", "task") and "next" in decode_body(self._codec, row):
                 barriers += 1
                 if barriers >= keep and row.step <= lowest and row.created_at < before:
-                    if needed is None:
-                        return row
-                    if not told:
-                        self._skip(thread, f"thread {forks[needed]!r} is a fork of its step {needed}")
-                        told = True
+                    return row
             if row.parent_step is not None and row.kind != "fork":
                 lowest = min(lowest, row.parent_step)
         return None

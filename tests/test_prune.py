@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +20,17 @@ from durable_graph import (
     CheckpointNotFoundError,
     Command,
     CompiledGraph,
+    CorruptCheckpointError,
+    ExportError,
     Log,
     StateGraph,
+    StoreError,
+    ThreadExistsError,
     ThreadNotFoundError,
     drivers,
     interrupt,
     leases,
+    verify_export,
 )
 from durable_graph import prune as pruning
 from durable_graph.cli import main
@@ -483,6 +492,482 @@ def test_a_fork_of_what_is_pruned_at_that_moment(
     with pytest.raises(error, match="pruned" if "keep_last" in rule else "no thread 'long'"):
         run.fork(graph, at(config, 3), "fork")
     assert "fork" not in names(graph)
+
+
+# --- checked, taken out and put in ----------------------------------------------------------------
+
+
+def test_a_stub_says_who_and_verify_says_what_it_cannot_see(run: Runner) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=3, actor="ann@example.com")
+    report = run.call(graph, "verify", config)
+    assert (report.ok, report.begins, report.rows) == (True, 4, 3)
+    assert "steps 0 to 3 were pruned at 20" in report.pruned
+    assert "by 'ann@example.com'" in report.pruned
+    alter(graph, "UPDATE stubs SET actor = 'bob'")
+    assert [finding.kind for finding in graph.verify(config).findings] == ["altered"]
+
+
+@pytest.mark.parametrize("actor", ["", 5, "a\0b"])
+def test_an_actor_is_a_text(sqlite_url: str, actor: Any) -> None:
+    with Log(sqlite_url) as log, pytest.raises(ArgumentError, match="actor"):
+        log.prune(keep_last=1, actor=actor)
+
+
+def test_who_removed_a_whole_thread_is_logged(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    graph, _ = counted(run)
+    with caplog.at_level("INFO", "durable_graph"):
+        prune(run, graph, statuses=["finished"], actor="ann")
+    assert [record.getMessage() for record in caplog.records] == ["thread 'long' was pruned by 'ann'"]
+
+
+def test_what_a_head_of_before_tells(run: Runner) -> None:
+    graph, config = counted(run, 3)
+    old = graph.verify(config)
+    run.invoke(graph, {"n": 0}, config)
+    new = graph.verify(config)
+    prune(run, graph, keep_last=1)
+    assert graph.verify(config, head=new).ok
+    assert graph.verify(config, head=new.head).ok
+    assert graph.verify(config, head=old).ok  # that row was pruned, as its step tells
+    finding = graph.verify(config, head=old.head).findings[0]
+    assert finding.kind == "truncated"
+    assert "a row before step 7" in finding.problem
+    alter(graph, "DELETE FROM checkpoints")
+    assert [finding.kind for finding in graph.verify(config, head=new).findings] == ["missing", "truncated"]
+
+
+def test_the_head_just_before_the_beginning_is_known(run: Runner) -> None:
+    graph, config = counted(run, 3)
+    head = graph.verify(config).head
+    run.invoke(graph, {"n": 2}, config)
+    alter(graph, "DELETE FROM snapshots")
+    assert steps(graph, "long") == [0, 1, 2, 3, 4, 5]
+    prune(run, graph, keep_last=2)
+    assert steps(graph, "long") == [4, 5]
+    assert graph.verify(config, head=head).ok
+
+
+def test_keys_that_rotated(run: Runner) -> None:
+    """The stub is signed with the newest key, what it stands before with any of them."""
+    graph, config = run.compile(counter(run, 6), key="old"), named("long")
+    run.invoke(graph, {}, config)
+    prune(run, graph, keep_last=5)
+    both = run.compile(counter(run, 6), key=["new", "old"])
+    assert both.verify(config).ok  # a stub of an older key
+    run.invoke(both, {"n": 4}, config)
+    prune(run, both, keep_last=4)  # verified with both, signed with the new one
+    assert both.verify(config).ok
+    assert not graph.verify(config).ok
+    assert not run.compile(counter(run, 6), key="new").verify(config).ok
+    prune(run, both, keep_last=2)
+    assert run.compile(counter(run, 6), key="new").verify(config).ok
+
+
+@pytest.fixture
+def elsewhere(run: Runner, tmp_path: Path) -> Iterator[CompiledGraph[Any]]:
+    with counter(run, 6).compile(f"sqlite:///{tmp_path / 'elsewhere.db'}") as graph:
+        yield graph
+
+
+def exported(run: Runner, graph: CompiledGraph[Any], config: dict[str, Any]) -> list[str]:
+    return run.each(lambda line: None, graph, "export_thread", config)
+
+
+def test_a_cut_thread_goes_out_and_in(run: Runner, elsewhere: CompiledGraph[Any]) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=3, actor="ann")
+    lines = exported(run, graph, config)
+    (report,) = verify_export(lines)
+    assert report == graph.verify(config)
+    assert report.begins == 4
+    assert run.call(elsewhere, "import_thread", lines) == report
+    assert elsewhere.verify(config) == report
+    assert elsewhere._stored().stub("long") == graph._stored().stub("long")
+    assert run.history(elsewhere, config) == run.history(graph, config)
+    assert run.replay(elsewhere, config) == run.replay(graph, config)
+    assert exported(run, elsewhere, config) == lines
+    with pytest.raises(CheckpointNotFoundError, match="4 to 6, those before were pruned"):
+        run.get_state(elsewhere, at(config, 3))
+    run.fork(elsewhere, at(config, 4), "fork")
+    assert run.invoke(elsewhere, None, named("fork"))["n"] == 6
+    assert run.invoke(elsewhere, {"n": 5}, config)["n"] == 6
+    assert all(report.ok for report in elsewhere.verify_all())
+    prune(run, elsewhere, keep_last=1)
+    elsewhere.delete_thread("fork")
+    elsewhere.delete_thread("long")
+    assert everything(elsewhere) == 0
+
+
+def test_a_fork_of_a_cut_thread_goes_out_and_in(run: Runner, elsewhere: CompiledGraph[Any]) -> None:
+    graph, config = counted(run)
+    run.fork(graph, at(config, 5), "fork")
+    prune(run, graph, keep_last=1)
+    lines = exported(run, graph, named("fork"))
+    assert [(report.thread_id, report.begins, report.ok) for report in verify_export(lines)] == [
+        ("fork", 0, True),
+        ("long", 5, True),
+    ]
+    elsewhere.import_thread(lines)
+    assert run.invoke(elsewhere, None, named("fork"))["n"] == 6
+    assert all(report.ok for report in elsewhere.verify_all())
+    with pytest.raises(ThreadExistsError):
+        elsewhere.import_thread(exported(run, graph, config))
+    for name in ("fork", "long"):
+        elsewhere.delete_thread(name)
+    elsewhere.import_thread(exported(run, graph, config))
+    elsewhere.import_thread(exported(run, graph, named("fork")))  # its origin is there already, and the same
+    assert all(report.ok for report in elsewhere.verify_all())
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "state": lambda stub: stub.update(state=stub["state"].replace("3", "5")),
+    "hash": lambda stub: stub.update(hash="00" * 32),
+    "parent_hash": lambda stub: stub.update(parent_hash="00" * 32),
+    "actor": lambda stub: stub.update(actor="bob"),
+    "later step": lambda stub: stub.update(step=stub["step"] + 1),
+    "earlier step": lambda stub: stub.update(step=stub["step"] - 1),
+    "no step": lambda stub: stub.update(step=0),
+    "thread": lambda stub: stub.update(thread_id="other"),
+    "column": lambda stub: stub.pop("actor"),
+    "kind": lambda stub: stub.update(pruned_at=5),
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "removed", "doubled", "behind a row"])
+def test_an_export_whose_stub_was_altered(run: Runner, elsewhere: CompiledGraph[Any], damage: str) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=4)
+    lines = exported(run, graph, config)
+    line = json.loads(lines[2])
+    if damage in DAMAGES:
+        DAMAGES[damage](line["stub"])
+        lines[2] = json.dumps(line, separators=(",", ":"))
+    else:
+        lines[2:4] = {"removed": lines[3:4], "doubled": [lines[2], *lines[2:4]], "behind a row": lines[3:1:-1]}[damage]
+    body = "".join(f"{line}\n" for line in lines[:-1])
+    seal = json.loads(lines[-1])["seal"]
+    seal["hash"] = hashlib.sha256(body.encode()).hexdigest()  # without a key anybody can do that
+    lines[-1] = json.dumps({"seal": seal})
+    assert not verify_export(lines)[0].ok
+    with pytest.raises(ExportError, match="Nothing was written"):
+        elsewhere.import_thread(lines)
+    assert elsewhere.threads() == []
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, graph: CompiledGraph[Any], after: int, **rule: Any) -> None:
+    """Somebody else prunes while rows are read: once, when so many have been given."""
+    store: Any = graph._stored()
+    due = iter([True])
+
+    def rows(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        for number, row in enumerate(type(store).rows(store, *args, **kwargs)):
+            if number == after and next(due, False):
+                with Log(graph._stored()) as log:
+                    log.prune(**rule)
+                yield from type(store).rows(store, *args, **{**kwargs, "after": row.step - 1})
+                return
+            yield row
+
+    monkeypatch.setattr(store, "rows", rows)
+
+
+def test_what_is_pruned_while_it_is_verified_is_not_missing(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, config = counted(run)
+    with monkeypatch.context() as patch:
+        meanwhile(patch, graph, 2, keep_last=2)
+        report = graph.verify(config)
+    assert (report.ok, report.begins, report.rows) == (True, 5, 2)
+
+
+def test_what_is_pruned_while_it_is_exported_is_no_export(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, config = counted(run)
+    with monkeypatch.context() as patch:
+        meanwhile(patch, graph, 2, keep_last=2)
+        with pytest.raises(StoreError, match="pruned while it was exported"):
+            list(graph.export_thread(config))
+    assert verify_export(graph.export_thread(config))[0].ok
+
+
+def test_what_is_pruned_while_it_is_loaded(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, config = counted(run)
+    with monkeypatch.context() as patch:
+        meanwhile(patch, graph, 1, keep_last=2)
+        assert graph.get_state(config).values["n"] == 6
+    with monkeypatch.context() as patch:
+        meanwhile(patch, graph, 0, keep_last=1)
+        with pytest.raises(CheckpointNotFoundError, match="its steps are 6 to 6"):
+            graph.get_state(at(config, 5))
+
+
+def test_a_snapshot_that_was_altered_is_not_signed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("durable_graph.core.run.SNAPSHOT_BYTES", 1)
+    graph, config = run.compile(counter(run, 6), key="secret"), named("long")
+    run.invoke(graph, {}, config)
+    (first,) = graph._stored()._open().fetch("SELECT state FROM snapshots ORDER BY step LIMIT 1", ())  # type: ignore[attr-defined]
+    alter(graph, "UPDATE snapshots SET state = (SELECT state FROM snapshots ORDER BY step LIMIT 1)")
+    prune(run, graph, keep_last=2)
+    alter(graph, "DELETE FROM snapshots")
+    assert [state.values["n"] for state in run.history(graph, config)] == [6, 5]
+    assert first
+
+
+def test_what_is_left_before_the_beginning_is_not_looked_at(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hash holds it any more, so anybody could have put it there."""
+    graph, config = counted(run)
+    store: Any = graph._stored()
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "trim", lambda *args, **kwargs: None)
+        prune(run, graph, keep_last=2)
+    assert len(steps(graph, "long")) == 7
+    told, states = run.replay(graph, config), run.history(graph, config)
+    alter(graph, "UPDATE checkpoints SET body = hash WHERE step < 5")
+    alter(graph, "INSERT INTO snapshots SELECT thread_id, 4, state FROM stubs")
+    assert (run.replay(graph, config), run.history(graph, config)) == (told, states)
+    assert graph.verify(config).rows == 2
+    assert len(list(graph.export_thread(config))) == 7
+    for step in (0, 4):
+        with pytest.raises(CheckpointNotFoundError, match="5 to 6, those before were pruned"):
+            run.get_state(graph, at(config, step))
+    assert run.invoke(graph, {"n": 5}, config)["n"] == 6
+    assert prune(run, graph, keep_last=50).rows == 5
+    assert steps(graph, "long")[0] == 5
+    assert graph.verify(config).ok
+
+
+@pytest.mark.parametrize("change", ["state = hash", "pruned_at = ''", "step = -1", "parent_hash = state"])
+def test_garbage_in_a_stub(run: Runner, change: str) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=2)
+    alter(graph, f"UPDATE stubs SET {change}")
+    assert not graph.verify(config).ok
+    if change in ("state = hash", "step = -1"):
+        with pytest.raises(CorruptCheckpointError, match="in the table stubs"):
+            run.get_state(graph, config)
+    assert prune(run, graph, statuses=["finished"]).threads == 1
+    assert everything(graph) == 0
+
+
+def test_stubs_with_values_of_other_types(tmp_path: Path) -> None:
+    """Only SQLite takes them."""
+    with Runner("sync", f"sqlite:///{tmp_path / 'runs.db'}") as run:
+        graph, config = counted(run)
+        prune(run, graph, keep_last=2)
+        for change in ("step = 'x'", "state = 5", "hash = 'x'", "actor = x'00'"):
+            with Log(run.url) as log, monkeyed(graph, change):
+                assert [finding.kind for finding in graph.verify(config).findings]
+                with pytest.raises(CorruptCheckpointError, match="stubs"):
+                    graph.get_state(config)
+                with pytest.raises(CorruptCheckpointError, match="stubs"):
+                    list(graph.export_thread(config))
+                assert "stubs" in log.prune(keep_last=1).skipped[0].reason
+        assert graph.verify(config).ok
+
+
+@contextmanager
+def monkeyed(graph: CompiledGraph[Any], change: str) -> Iterator[None]:
+    stub: Any = graph._stored().stub("long")
+    thread: Any = graph._stored().thread("long")
+    alter(graph, f"UPDATE stubs SET {change}")
+    yield
+    assert graph._stored().cut(stub, thread.epoch)
+
+
+# --- forks and subgraphs ------------------------------------------------------------------------
+
+
+def test_a_fork_that_was_cut_needs_its_origin_no_more(run: Runner) -> None:
+    graph, config = counted(run)
+    run.fork(graph, at(config, 3), "fork")
+    run.invoke(graph, None, named("fork"))
+    would = prune(run, graph, keep_last=3, dry_run=True)
+    done = prune(run, graph, keep_last=3)
+    assert (would.cut, would.rows, would.bytes, would.skipped) == (done.cut, done.rows, done.bytes, done.skipped)
+    assert (done.cut, done.skipped) == (2, [])
+    prune(run, graph, keep_last=1)
+    assert (steps(graph, "long"), steps(graph, "fork")) == ([6], [4])
+    graph.delete_thread("long")
+    assert run.invoke(graph, {"n": 3}, named("fork"))["n"] == 6
+    assert graph.verify(named("fork")).ok
+    assert verify_export(graph.export_thread(named("fork")))[0].ok
+
+
+def remembering(run: Runner) -> CompiledGraph[Any]:
+    """A subgraph whose thread goes on from run to run."""
+    sub = StateGraph(State).add_node("x", run.node(lambda state: {"log": ["x"]})).add_edge(START, "x")
+    builder = StateGraph(State).add_node("other", run.node(lambda state: None))
+    builder.add_node("sub", sub.compile(True)).add_conditional_edges(
+        START, lambda state: "other" if state.get("n") else "sub"
+    )
+    return run.compile(builder)
+
+
+def test_a_fork_whose_subgraph_goes_on_from_the_origins_needs_it(run: Runner) -> None:
+    graph, config = remembering(run), named("a")
+    run.invoke(graph, {"n": 0}, config)
+    run.invoke(graph, {"n": 0}, config)
+    run.fork(graph, config, "f")
+    run.invoke(graph, {"n": 1}, named("f"))
+    run.invoke(graph, {"n": 1}, named("f"))
+    prune(run, graph, keep_last=1)
+    assert steps(graph, "f")[0] > 0
+    done = prune(run, graph, statuses=["finished"], older_than=0, dry_run=True)
+    assert done.skipped == []  # both together may go
+    thread = graph._stored().thread("f")
+    assert thread is not None
+    assert thread.parent_thread_id == "a"  # not alone
+    assert run.invoke(graph, {"n": 0}, named("f"))["log"].count("x") == 7
+
+
+def test_a_large_thread_goes_with_all_below_it_in_small_transactions(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pruning, "BATCH", 6)
+    graph = nested(run, 12)
+    run.invoke(graph, {}, named("deep"))
+    graph2 = remembering(run)
+    for _ in range(6):
+        run.invoke(graph2, {}, named("chat"))
+    total = everything(graph)
+    store: Any = graph._stored()
+    removed: list[int] = []
+
+    def watched(name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            before = everything(graph)
+            result = getattr(type(store), name)(store, *args, **kwargs)
+            removed.append(before - everything(graph))
+            return result
+
+        return call
+
+    for name in ("prune", "trim"):
+        monkeypatch.setattr(store, name, watched(name))
+    done = prune(run, graph, statuses=["finished"])
+    assert everything(graph) == 0
+    assert (done.threads, done.skipped) == (15, [])
+    assert sum(removed) >= total
+    assert max(removed) <= 2 * 6
+    assert len(removed) > total / 12
+
+
+# --- a crash at every moment --------------------------------------------------------------------
+
+
+class CrashError(BaseException):
+    """The process ends here."""
+
+
+class Dying:
+    """A connection that ends the process before its statement number `at`, or lets it live."""
+
+    def __init__(self, connection: Any, left: Iterator[None]) -> None:
+        self._connection, self._left = connection, left
+
+    def execute(self, *args: Any) -> Any:
+        if next(self._left, self) is self:
+            raise CrashError
+        return self._connection.execute(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@contextmanager
+def dying(graph: CompiledGraph[Any], at: int) -> Iterator[None]:
+    """Everything that is written from now on, statement by statement."""
+    store: Any = graph._stored()
+    database = store._open()
+    left = iter([None] * at)
+
+    @contextmanager
+    def transaction() -> Iterator[Any]:
+        with type(database).transaction(database) as connection:
+            yield Dying(connection, left)
+
+    database.transaction = transaction
+    try:
+        yield
+    finally:
+        del database.transaction
+
+
+def populate(run: Runner, graph: CompiledGraph[Any], deep: CompiledGraph[Any]) -> None:
+    """A long thread, one with subgraphs, a fork and its fork."""
+    run.invoke(graph, {}, named("long"))
+    run.invoke(deep, {}, named("deep"))
+    run.fork(graph, at(named("long"), 5), "fork")
+    run.invoke(graph, None, named("fork"))
+    run.fork(graph, named("fork"), "fork of fork")
+
+
+def shape(graph: CompiledGraph[Any]) -> dict[str, tuple[list[int], bool]]:
+    store = graph._stored()
+    return {name: (steps(graph, name), store.stub(name) is not None) for name in sorted(names(graph))}
+
+
+@pytest.mark.parametrize("rule", [{"keep_last": 2}, {"older_than": 0, "statuses": ["finished", "pending"]}])
+def test_a_crash_at_every_statement(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]
+) -> None:
+    """What is left is whole and can be continued, and the next call does the rest."""
+    monkeypatch.setattr(pruning, "BATCH", 3)
+    with Runner("sync", database_url) as run:
+        expected: dict[str, Any] | None = None
+        graph, deep = run.compile(counter(run, 7)), nested(run, 4)
+        for number in itertools.count():
+            populate(run, graph, deep)
+            if expected is None:
+                graph.prune(**rule)
+                expected = shape(graph)
+            else:
+                crashed = False
+                with dying(graph, number - 1):
+                    try:
+                        graph.prune(**rule)
+                    except CrashError:
+                        crashed = True
+                reports = list(graph.verify_all())
+                assert all(reports), (number, reports)
+                for report in reports:
+                    config = named(report.thread_id)
+                    assert graph.get_state(config).values
+                    assert list(graph.get_state_history(config))
+                    list(graph.replay(config, subgraphs=True))
+                    assert verify_export(graph.export_thread(config))
+                graph.prune(**rule)
+                assert shape(graph) == expected, number
+                if not crashed:
+                    assert number > 20
+                    break
+            for name in names(graph):
+                graph._stored().delete(name)
+            assert everything(graph) == 0
+
+
+# --- every store ----------------------------------------------------------------------------------
+
+
+def test_every_store_prunes(store: Store) -> None:
+    """Also the one in dictionaries."""
+    with Runner("sync", False) as run, counter(run, 6).compile(store, key="secret") as graph:
+        config = named("long")
+        graph.invoke({}, config)
+        graph.fork(at(config, 4), to="fork")
+        done = graph.prune(keep_last=1, actor="ann")
+        assert (done.rows, [one.thread_id for one in done.skipped]) == (4, ["long"])
+        assert graph.verify(config).begins == 4
+        lines = list(graph.export_thread(named("fork")))
+        graph.invoke(None, named("fork"))
+        assert graph.prune(keep_last=1).cut == 2
+        assert (steps(graph, "long"), steps(graph, "fork")) == ([6], [3])
+        assert all(graph.verify_all())
+        assert graph.prune(statuses=["finished"], vacuum=True).threads == 2
+        assert names(graph) == set()
+        assert graph.import_thread(lines).ok
+        assert graph.verify(config).begins == 4
+        assert store.stub("fork") is None
+        assert graph.invoke(None, named("fork"))["n"] == 6
 
 
 # --- room ---------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def _lines(store: Store, thread_id: str, key: bytes | None) -> Iterator[dict[str
     yield {"durable_graph": "export", "version": VERSION, "thread_id": thread_id, "key": named}
     for thread in _family(store, thread_id):
         stub = store.stub(thread.thread_id)
+        if stub is not None and not stub.readable:
+            raise CorruptCheckpointError(thread_id=thread.thread_id, step=0, problem=STUB_ALTERED)
         rows = store.rows(thread.thread_id, after=-1 if stub is None else stub.step - 1)
         first = next(rows, None)
         yield _thread_line(store, thread, first)
@@ -112,8 +114,6 @@ def _plain(item: Item) -> dict[str, Any]:
     columns = {name: value for name, value in item._asdict().items() if name not in LEASE}
     if isinstance(item, Row) and {type(item.body), type(item.hash)} != {bytes}:  # somebody altered it
         raise CorruptCheckpointError(thread_id=item.thread_id, step=item.step, problem="its body or hash is no bytes")
-    if isinstance(item, Stub) and not item.readable:
-        raise CorruptCheckpointError(thread_id=item.thread_id, step=0, problem=STUB_ALTERED)
     for name in BYTES & columns.keys():
         columns[name] = _text(columns[name])
     return {**columns, **{name: columns[name].hex() for name in HASHES & columns.keys()}}
