@@ -46,7 +46,6 @@ from durable_graph.core.effects import (
     Save,
     Sent,
     Spawned,
-    Start,
 )
 from durable_graph.core.job import Steps
 from durable_graph.core.model import TimeoutPolicy, seconds_of
@@ -118,17 +117,15 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                         except BaseException as error:
                             thrown, answer = error, True
                 elif isinstance(effect, Next):
-                    answer = tasks.next()
+                    answer = tasks.next(effect.jobs)
                 elif isinstance(effect, Save):
                     _append(store, effect)
-                elif isinstance(effect, Start):
-                    tasks.start(effect.jobs)
                 elif isinstance(effect, Now):
                     answer = clock()
                 elif isinstance(effect, Ask):
                     answer = _ask(store, effect)
                 elif isinstance(effect, Cancel):
-                    answer = tasks.cancel()
+                    answer = tasks.cancel(effect.jobs)
                 elif isinstance(effect, Rest):
                     pause(effect.seconds)
             except BaseException as error:
@@ -238,7 +235,6 @@ class _Threads:
         self._pool: Executor | None = None
         self._calls: Executor | None = None
         self._replies: set[Future[Any]] = set()
-        self._alone: Job | None = None
         self._active: set[Job] = set()  # started, and not yet told of as finished
         self._begun: set[Job] = set()
         self._futures: list[Future[None]] = []
@@ -249,23 +245,18 @@ class _Threads:
         # One place: who sends custom events faster than the consumer takes them has to wait.
         self._place = threading.Semaphore(1)
 
-    def start(self, jobs: Sequence[Job]) -> None:
-        if jobs[0].parent is not None:  # a call of a @task, once more
-            assert self._calls is not None
-            self._transactions.calls(jobs[0])
-            self._submit(self._calls, jobs[0])
-            return
-        if self._alone is not None:  # retries of several begin one by one
-            jobs, self._alone = [self._alone, *jobs], None
-        if len(jobs) == 1 and not self._live and not self._active:
-            self._alone = jobs[0]
-            return
+    def _start(self, jobs: Sequence[Job]) -> None:
+        self._active.update([job for job in jobs if job.parent is None])
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
-        self._active.update(jobs)
         self._futures = [future for future in self._futures if not future.done()]
         for job in jobs:
-            self._submit(self._pool, job)
+            if job.parent is None:
+                self._submit(self._pool, job)
+            else:  # a call of a @task, once more
+                assert self._calls is not None
+                self._transactions.calls(job)
+                self._submit(self._calls, job)
 
     def _submit(self, pool: Executor, job: Job) -> None:
         job.tell, job.spawn, job.recall = self._tell, self._spawn, _settled_future
@@ -317,9 +308,11 @@ class _Threads:
             self._begun.add(job)
         self._arrived.put(run_job(job))
 
-    def next(self) -> Sequence[Arrival]:
-        if self._alone is not None:
-            return self._run_alone(self._alone)
+    def next(self, jobs: Sequence[Job] = ()) -> Sequence[Arrival]:
+        if jobs:
+            if len(jobs) == 1 and not self._live and not self._active:
+                return self._run_alone(jobs[0])
+            self._start(jobs)
         items = self._transactions.settle()
         while not items:
             items = self._transactions.sift(self._received())
@@ -337,19 +330,19 @@ class _Threads:
     def _run_alone(self, job: Job) -> Sequence[Arrival]:
         if job.delay:
             pause(delay_of(job))
-        self._alone = None
         sent: list[Arrival] = []  # apart from what is returned, which holds the job: a cycle would be garbage
         job.tell = sent.append
-        job.begin = lambda awaits: self._transactions.begin()
+        job.begin = self._begin_alone
         finished = run_job(job)
-        return [*sent, finished]
+        return [*sent, finished] if sent else [finished]
 
-    def cancel(self) -> list[Job]:
-        if self._alone is not None:
-            job, self._alone = self._alone, None
-            return [job]
+    def _begin_alone(self, awaits: bool) -> Transaction:
+        return self._transactions.begin()
+
+    def cancel(self, jobs: Sequence[Job] = ()) -> list[Job]:
         with self._lock:
             self._halt.set()
+            self._active.update(jobs)
             idle = self._active - self._begun
             self._active -= idle
         return list(idle)
@@ -448,17 +441,15 @@ async def adrive(
                         except BaseException as error:
                             thrown, answer = error, True
                 elif isinstance(effect, Next):
-                    answer = await tasks.next()
+                    answer = await tasks.next(effect.jobs)
                 elif isinstance(effect, Save):
                     await keeper.run(partial(_append, store, effect))
-                elif isinstance(effect, Start):
-                    tasks.start(effect.jobs)
                 elif isinstance(effect, Now):
                     answer = clock()
                 elif isinstance(effect, Ask):
                     answer = await keeper.run(partial(_ask, store, effect))
                 elif isinstance(effect, Cancel):
-                    answer = tasks.cancel()
+                    answer = tasks.cancel(effect.jobs)
                 elif isinstance(effect, Rest):
                     await apause(effect.seconds)
             except BaseException as error:
@@ -531,7 +522,6 @@ class _Tasks:
         self._workers = workers
         self._gate = asyncio.Semaphore(workers) if workers else None
         self._pool: ThreadPoolExecutor | None = None
-        self._alone: Job | None = None
         self._alone_runs = False  # nobody takes custom events before it ends
         self._running: dict[asyncio.Task[None], Job] = {}
         self._begun: set[Job] = set()
@@ -542,12 +532,7 @@ class _Tasks:
         self._closed = False
         self._cancelled = False  # while a sync node ran alone
 
-    def start(self, jobs: Sequence[Job]) -> None:
-        if self._alone is not None:  # retries of several begin one by one
-            jobs, self._alone = [self._alone, *jobs], None
-        if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
-            self._alone = jobs[0]
-            return
+    def _start(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if job.parent is not None:
                 self._transactions.calls(job)
@@ -683,9 +668,11 @@ class _Tasks:
             taken.set()
         self._taken.clear()
 
-    async def next(self) -> Sequence[Arrival]:
-        if self._alone is not None:
-            await self._run_alone(self._alone)
+    async def next(self, jobs: Sequence[Job] = ()) -> Sequence[Arrival]:
+        if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
+            await self._run_alone(jobs[0])
+        elif jobs:
+            self._start(jobs)
         items = self._transactions.settle()
         while not items:
             if not self._items:
@@ -703,7 +690,7 @@ class _Tasks:
     async def _run_alone(self, job: Job) -> None:
         if job.delay:
             await asyncio.sleep(delay_of(job))
-        self._alone, self._alone_runs = None, True
+        self._alone_runs = True
         await self._run(job)
         self._alone_runs = False
         if self._cancelled:
@@ -718,15 +705,13 @@ class _Tasks:
                 task.cancel()
             raise
 
-    def cancel(self) -> list[Job]:
-        if self._alone is not None:
-            job, self._alone = self._alone, None
-            return [job]
+    def cancel(self, jobs: Sequence[Job] = ()) -> list[Job]:
         idle = {task: job for task, job in self._running.items() if job not in self._begun}
         waiting = {task: job for task, job in idle.items() if job.parent is None}
         for task in waiting:
             task.cancel()
-        return list(waiting.values())
+        known = {*self._running.values(), *self._begun}
+        return [*waiting.values(), *(job for job in jobs if job not in known)]
 
     async def close(self) -> None:
         self._closed = True

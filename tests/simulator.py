@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Job, Next, Now, Rest, Save, Sent, Start
+from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Job, Next, Now, Rest, Save, Sent
 from durable_graph.core.projection import Emission
 from durable_graph.core.run import Effects
 from durable_graph.drivers import run_job
@@ -77,14 +77,13 @@ class Simulator:
                 return self.store.append(rows, claim=claim, snapshot=snapshot, taken=taken)
             case Emit(what):
                 return self._emit(what, watch)
-            case Start(jobs):
+            case Next(jobs):
                 self.waiting += jobs
-            case Next():
                 return self._next()
             case Rest(seconds):
                 self.time += seconds
-            case Cancel():
-                cancelled, self.waiting = self.waiting, []
+            case Cancel(jobs):
+                cancelled, self.waiting = [*self.waiting, *jobs], []
                 return cancelled
         return None
 

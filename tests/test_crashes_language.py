@@ -39,7 +39,7 @@ from durable_graph import (
     task,
 )
 from durable_graph.compiled import CompiledGraph
-from durable_graph.core.effects import Cancel, Job, Recorded, Spawned, Start
+from durable_graph.core.effects import Cancel, Job, Recorded, Spawned
 from durable_graph.core.history import load
 from durable_graph.core.model import Wait
 from durable_graph.core.position import Position
@@ -466,12 +466,9 @@ class Strands(Simulator):
 
     def _perform(self, effect: Any, watch: Any) -> Any:
         if isinstance(effect, Cancel):
-            cancelled = [job for job in self.waiting if job.parent is None]
+            cancelled = [job for job in (*self.waiting, *effect.jobs) if job.parent is None]
             self.waiting = [job for job in self.waiting if job.parent is not None]
             return cancelled
-        if isinstance(effect, Start):
-            self.waiting += effect.jobs
-            return None
         return super()._perform(effect, watch)
 
     def _next(self) -> list[Any]:

@@ -47,7 +47,7 @@ def full(tasks: _Threads, number: int) -> None:
 def test_what_ends_while_nobody_looks_is_handed_out_together() -> None:
     tasks = _Threads(False, None, None)
     try:
-        tasks.start(jobs(20))
+        tasks._start(jobs(20))
         full(tasks, 20)
         assert sorted(item.result for item in tasks.next() if isinstance(item, Finished)) == [*range(20)]
     finally:
@@ -59,7 +59,7 @@ def test_workers_wait_for_a_consumer_that_does_not_take(workers: int) -> None:
     """Law 13: behind the full queue each worker holds one result at most."""
     tasks, taken = _Threads(False, workers, None), 0
     try:
-        tasks.start(jobs(50))
+        tasks._start(jobs(50))
         while taken < 50:
             full(tasks, min(workers, 50 - taken))
             assert len(tasks._begun) <= 2 * workers

@@ -1007,7 +1007,7 @@ def test_defaults_of_nodes(run: Runner) -> None:
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
+def test_jobs_that_begin_again_together_all_run(way: str) -> None:
     """As the retries of tasks that have failed at the same moment do."""
     ended: list[str] = []
 
@@ -1022,8 +1022,7 @@ def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
 
     async def main() -> None:
         tasks = drivers._Tasks(False, None, None)
-        for job in jobs:
-            tasks.start([job])
+        await asyncio.wait_for(tasks.next(jobs), PATIENCE)
         while len(ended) < 3:
             await asyncio.wait_for(tasks.next(), PATIENCE)
         await tasks.close()
@@ -1032,8 +1031,7 @@ def test_jobs_that_begin_one_by_one_all_run(way: str) -> None:
         asyncio.run(main())
         return
     threads = drivers._Threads(False, None, None)
-    for job in jobs:
-        threads.start([job])
+    threads.next(jobs)
     while len(ended) < 3:
         threads.next()
     threads.close()

@@ -525,9 +525,10 @@ def test_12_a_dropped_async_iterator_frees_its_thread(database_url: str) -> None
 
 def test_12_a_break_while_nodes_side_by_side_are_running(run: Runner) -> None:
     """What has begun is waited for and kept; nobody is left behind."""
-    calls, config, left = Calls(), new_thread(), threading.Event()
-    slow = run.waiting(left, calls.node("b"))
-    graph = run.compile(wide(run, calls, "ab", b=slow))
+    calls, config, begun, left = Calls(), new_thread(), threading.Event(), threading.Event()
+    quick = run.waiting(begun, calls.node("a"))
+    slow = run.waiting(left, calls.node("b"), before=lambda *_: begun.set())
+    graph = run.compile(wide(run, calls, "ab", a=quick, b=slow))
 
     def leave(event: Any) -> bool:
         left.set()

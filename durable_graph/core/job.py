@@ -6,7 +6,7 @@ sync and async callers share every line of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from typing import Any
@@ -15,7 +15,7 @@ from durable_graph.core.caching import Memo
 from durable_graph.core.channels import MISSING, Values, detached
 from durable_graph.core.difference import first_difference
 from durable_graph.core.effects import Invoke, Job
-from durable_graph.core.model import START, Branch, Graph, Node, NodeError
+from durable_graph.core.model import START, Branch, Graph, Node
 from durable_graph.core.output import answer_of, check_targets, checked, interpret, taken_apart, with_pushed
 from durable_graph.core.planner import router_state
 from durable_graph.core.position import Goto, Position, Update
@@ -32,16 +32,16 @@ def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
     return node.schema.given(position.values.share(), remaining)
 
 
-Entered = list[tuple[ContextVar[Any], Token[Any]]]
+Entered = Sequence[tuple[ContextVar[Any], Token[Any]]]
 
 
 def _enter(job: Job) -> Entered:
     """Let what the node calls find the job's runtime."""
-    entered: Entered = [(current, current.set(job.runtime))]
-    if job.surrounds:
-        job.runtime()
-        entered += [(variable, variable.set(value)) for variable, value in job.variables]
-    return entered
+    entered = ((current, current.set(job.runtime)),)
+    if not job.surrounds:
+        return entered
+    job.runtime()
+    return *entered, *((variable, variable.set(value)) for variable, value in job.variables)
 
 
 def _leave(entered: Entered) -> None:
@@ -49,8 +49,8 @@ def _leave(entered: Entered) -> None:
         variable.reset(token)
 
 
-def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None = None) -> Steps:
-    """Call the job's node, check its update, ask its routers. `error` is what an error handler has to handle."""
+def run_node(graph: Graph, position: Position, job: Job) -> Steps:
+    """Call the job's node, check its update, ask its routers."""
     node = graph.nodes[job.task.node]
     entered = _enter(job)
     try:
@@ -61,7 +61,7 @@ def run_node(graph: Graph, position: Position, job: Job, error: NodeError | None
         if job.memo is not None:
             update, goto = yield from _remembered(graph, position, job, job.memo, given)
         else:
-            output = yield from _called(node, job, given, error)
+            output = yield from _called(node, job, given)
             update, goto = interpret(graph, node.name, output)
             goto = check_targets(graph, node.name, goto) if goto else goto
         if watched:
@@ -82,10 +82,17 @@ def _check_unchanged(node: Node, position: Position, before: Any, after: Any) ->
         raise MutatedInputError(node=node.name, thread_id=position.thread_id, step=position.step, path=path)
 
 
-def _called(node: Node, job: Job, given: Any, error: NodeError | None = None) -> Steps:
+def _called(node: Node, job: Job, given: Any) -> Steps:
     """What the node's function returned, or told a subgraph to tell us."""
     try:
-        return (yield node.call, (given,), _extras(node.wants, job, error), job.task.timeout or node.timeout)
+        return (
+            yield (
+                node.call,
+                (given,),
+                _extras(node.wants, job) if node.wants else _NOTHING,
+                job.task.timeout or node.timeout,
+            )
+        )
     except ParentCommand as below:
         return below.command
 
@@ -153,7 +160,7 @@ def _routes(graph: Graph, values: Values, node: Node, update: Update, job: Job) 
     goto: Goto = []
     for branch in node.branches:
         state = _router_input(graph, values, node, branch, update, job.remaining)
-        answer = yield branch.path, (state,), _extras(branch.wants, job), None
+        answer = yield branch.path, (state,), _extras(branch.wants, job) if branch.wants else _NOTHING, None
         goto += answer_of(graph, node.name, branch, answer)
     return goto
 
@@ -167,15 +174,13 @@ def _router_input(graph: Graph, before: Values, node: Node, branch: Branch, upda
 _NOTHING: Mapping[str, Any] = {}
 
 
-def _extras(wants: Any, job: Job, error: NodeError | None = None) -> Mapping[str, Any]:
-    if not wants:
-        return _NOTHING
+def _extras(wants: Any, job: Job) -> Mapping[str, Any]:
     runtime: Runtime[Any] = job.runtime()
     given: Mapping[str, Callable[[], Any]] = {
         "runtime": lambda: runtime,
         "config": lambda: runtime.config,
         "writer": lambda: runtime.stream_writer,
         "previous": lambda: runtime.previous,
-        "error": lambda: error,
+        "error": lambda: job.error,
     }
     return {name: given[name]() for name in wants}

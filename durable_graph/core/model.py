@@ -324,6 +324,20 @@ class Graph:
     context: Any = None  # its schema
     aliases: Mapping[str, str] = field(default_factory=dict)  # what nodes and channels were called before
     migrate: Callable[[dict[str, Any]], Any] | None = None  # makes this graph's state of an older one's
+    # what follows from the above, for questions that come with each step
+    reduced: frozenset[str] = field(init=False)  # channels with a reducer
+    chats: tuple[str, ...] = field(init=False)  # channels that hold lists of messages
+    deferred: frozenset[str] = field(init=False)  # nodes
+
+    def __post_init__(self) -> None:
+        channels, nodes = self.channels.items(), self.nodes.items()
+        derived = {
+            "reduced": frozenset([name for name, channel in channels if channel.reducer is not None]),
+            "chats": tuple([name for name, channel in channels if channel.operation == "messages"]),
+            "deferred": frozenset([name for name, node in nodes if node.defer]),
+        }
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)
 
 
 # --- tasks ------------------------------------------------------------------------------------

@@ -145,9 +145,9 @@ def _is_message(item: Any) -> bool:
 
 def known_messages(graph: Graph, position: Position, task: Task, update: Update) -> list[str]:
     """The ids of those messages in an update that the task had been given: returned again, they are no news."""
-    if update is None or (isinstance(update, dict) and all(type(value) in ATOMS for value in update.values())):
+    if update is None or (type(update) is dict and all(map(ATOMS.__contains__, map(type, update.values())))):
         return []
-    chats = [key for key, channel in graph.channels.items() if channel.operation == "messages"]
+    chats = graph.chats
     written = [
         name for key, value in pairs(update) for m in messages_in(value, key in chats) if (name := id_of(m)) is not None
     ]
@@ -210,6 +210,8 @@ def _no_target(graph: Graph, source: str, problem: str) -> RoutingError:
 
 def answer_of(graph: Graph, source: str, branch: Branch, answer: Any) -> Goto:
     """What a router's answer means."""
+    if type(answer) is str and branch.ends is None and answer in graph.nodes and answer != START:
+        return [answer]  # nearly always; the rest says what all others mean
     if answer is None:
         raise _no_target(graph, source, f"the router {branch.name!r} returned None")
     answers = targets_of(answer)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from durable_graph.core.channels import MISSING, Overwrite, Values, reduced, replayable
 from durable_graph.core.model import END, START, Command, Graph, Interrupt, Send, Task, Wait
 from durable_graph.core.output import check_targets, given_update, short, targets_of
-from durable_graph.core.position import Body, Goto, Position, Update, branch_to, by_key, folded, in_order, pairs
+from durable_graph.core.position import Body, Goto, Position, Update, branch_to, by_key, folded, in_order, pairs, plain
 from durable_graph.errors import InvalidUpdateError, UnknownInterruptError
 
 
@@ -25,12 +25,15 @@ class Given(NamedTuple):
 
 def reduce_into(graph: Graph, values: Values, updates: Sequence[Update], body: Body) -> None:
     """Say in `body` how these updates combine with the values. Calls custom reducers."""
+    written = by_key(updates)
+    if graph.reduced.isdisjoint(written):
+        return  # also a key that the schema has lost since keeps its last value
     operations: dict[str, str] = {}
     results: dict[str, Any] = {}
-    for key, writes in by_key(updates).items():
-        channel = graph.channels.get(key)
-        if channel is None or channel.reducer is None:
-            continue  # a key that the schema has lost since keeps its last value
+    for key, writes in written.items():
+        if key not in graph.reduced:
+            continue
+        channel = graph.channels[key]
         old = values.get(key, MISSING)
         if replayable(channel, old, writes):
             assert channel.operation is not None
@@ -55,14 +58,12 @@ def _reduced(key: str, channel: Any, old: Any, writes: list[Any]) -> Any:
 
 
 def check_conflicts(graph: Graph, position: Position, task: Task, update: Update) -> None:
-    """A key without a reducer takes one write in a superstep."""
-    if len(position.tasks) == 1 and not isinstance(update, list):
-        return  # a dict writes each of its keys once
-    mine = by_key([update])
+    """A key without a reducer takes one write in a superstep, any other one Overwrite."""
+    mine = {key: writes for key, writes in by_key([update]).items() if _once(graph, key, writes, 1)}
     for key, writes in mine.items():
         if len(writes) > 1 and _once(graph, key, writes):
             raise _conflict(graph, key, task.node, task.node)
-    if len(position.tasks) == 1:
+    if len(position.tasks) == 1 or not mine:
         return
     nodes = {other.id: other.node for other in position.tasks}
     for other_id, other in position.done.items():
@@ -71,12 +72,12 @@ def check_conflicts(graph: Graph, position: Position, task: Task, update: Update
                 raise _conflict(graph, key, task.node, nodes[other_id])
 
 
-def _once(graph: Graph, key: str, writes: Sequence[Any]) -> bool:
-    """Whether these writes of one superstep exclude each other: without a reducer, or each meant to be the whole."""
-    channel = graph.channels.get(key)
-    if channel is None:
-        return False
-    return channel.reducer is None or sum(type(write) is Overwrite for write in writes) > 1
+def _once(graph: Graph, key: str, writes: Sequence[Any], most: int = 2) -> bool:
+    """Whether these writes of one superstep exclude each other: without a reducer, or each meant to be the whole.
+    most=1: whether they would if there was one more."""
+    if key in graph.reduced:
+        return sum(type(write) is Overwrite for write in writes) >= most
+    return key in graph.channels
 
 
 def _conflict(graph: Graph, key: str, node: str, other: str) -> InvalidUpdateError:
@@ -95,7 +96,8 @@ def _conflict(graph: Graph, key: str, node: str, other: str) -> InvalidUpdateErr
 
 def task_body(graph: Graph, position: Position, task: Task, update: Update, goto: Goto) -> Body:
     """The body of a finished task's row: with the barrier's part if it is the last one of its superstep."""
-    check_conflicts(graph, position, task, update)
+    if len(position.tasks) > 1 or type(update) is list:  # else it is a dict, which writes each of its keys once
+        check_conflicts(graph, position, task, update)
     body: Body = {"update": update}
     if goto:
         body["goto"] = goto
@@ -120,7 +122,7 @@ def parent_body(position: Position, command: Command[Any]) -> Body:
 
 def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Goto]], body: Body) -> None:
     """Say in `body` what runs after these nodes: plain targets by name, then Sends in the order they were sent."""
-    triggers: dict[str, list[str]] = {}
+    triggers: dict[str, Sequence[str]] = {}
     sends: list[Send] = []
     joins = {name: set(seen) for name, seen in position.joins.items()} if position.joins else {}
     for name, goto in finished:
@@ -129,28 +131,25 @@ def plan_into(graph: Graph, position: Position, finished: Sequence[tuple[str, Go
             if isinstance(target, Send):
                 sends.append(target)
             elif target != END:
-                _add(triggers, target, _BRANCH)
+                triggers[target] = _PLAIN
         for join in node.joins:
             joins.setdefault(join.name, set()).add(name)
     complete = _complete_joins(graph, joins, triggers) if joins else {}
-    if deferred := _hold_deferred(graph, position.deferred, triggers, bool(sends)):
+    if (graph.deferred or position.deferred) and (
+        deferred := _hold_deferred(graph, position.deferred, triggers, bool(sends))
+    ):
         body["deferred"] = deferred
-    # a complete join whose target is held back stays complete: sources that come again count for nothing
-    waiting = {name: sorted(seen) for name, seen in joins.items() if complete.get(name, name) not in triggers}
-    if waiting:
-        body["joins"] = waiting
+    if joins:
+        # a complete join whose target is held back stays complete: sources that come again count for nothing
+        waiting = {name: sorted(seen) for name, seen in joins.items() if complete.get(name, name) not in triggers}
+        if waiting:
+            body["joins"] = waiting
     body["next"] = [_entry(name, triggers[name]) for name in sorted(triggers)]
     if sends:
         body["next"] += [_sent(send) for send in sends]
 
 
-def _add(triggers: dict[str, list[str]], node: str, trigger: str) -> None:
-    seen = triggers.setdefault(node, [])
-    if trigger not in seen:
-        seen.append(trigger)
-
-
-def _complete_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, list[str]]) -> dict[str, str]:
+def _complete_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str, Sequence[str]]) -> dict[str, str]:
     """Trigger the targets of complete joins: {join: target}. Forgets joins that the drawing has lost."""
     joins = {join.name: join for node in graph.nodes.values() for join in node.joins}
     complete = {}
@@ -159,14 +158,14 @@ def _complete_joins(graph: Graph, seen: dict[str, set[str]], triggers: dict[str,
         if join is None:
             del seen[name]  # nothing waits for it
         elif seen[name] >= join.sources:
-            _add(triggers, join.target, name)
+            triggers[join.target] = [*triggers.get(join.target, ()), name]
             complete[name] = join.target
     return complete
 
 
-def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, list[str]], sends: bool) -> list[str]:
+def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, Sequence[str]], sends: bool) -> list[str]:
     """Take deferred nodes out of `triggers` while anything else is to run; put all back when nothing is."""
-    held = [name for name in triggers if graph.nodes[name].defer]
+    held = [name for name in triggers if name in graph.deferred]
     if not held and not deferred:
         return []
     waiting = sorted({*deferred, *held})
@@ -175,11 +174,12 @@ def _hold_deferred(graph: Graph, deferred: Sequence[str], triggers: dict[str, li
     if triggers or sends:
         return waiting
     for name in waiting:
-        triggers[name] = [_BRANCH]
+        triggers[name] = _PLAIN
     return []
 
 
 _BRANCH = "branch"  # a plain edge, a router or a Command, among the triggers of a node; else the name of a join
+_PLAIN = (_BRANCH,)  # nearly always
 
 
 def _sent(send: Send) -> dict[str, Any]:
@@ -187,8 +187,8 @@ def _sent(send: Send) -> dict[str, Any]:
     return entry if send.timeout is None else {**entry, "timeout": send.timeout}
 
 
-def _entry(name: str, triggers: list[str]) -> Any:
-    if triggers == [_BRANCH]:
+def _entry(name: str, triggers: Sequence[str]) -> Any:
+    if triggers is _PLAIN:
         return name
     return {"node": name, "triggers": [branch_to(name) if trigger == _BRANCH else trigger for trigger in triggers]}
 
@@ -197,15 +197,12 @@ def router_state(graph: Graph, values: Values, update: Update) -> dict[str, Any]
     """The state as a router sees it: with its own node's update applied, and not its siblings'."""
     if not update:
         return values
-    state = dict(values)
+    state = {**values}
     for key, writes in by_key([update]).items():
-        channel = graph.channels[key]
-        last = writes[-1]
-        state[key] = (
-            _reduced(key, channel, state.get(key, MISSING), writes)
-            if channel.reducer is not None
-            else (last.value if isinstance(last, Overwrite) else last)
-        )
+        if key in graph.reduced:
+            state[key] = _reduced(key, graph.channels[key], state.get(key, MISSING), writes)
+        else:
+            state[key] = plain(writes[-1])
     return state
 
 

@@ -46,7 +46,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from durable_graph.core.address import place_of
-from durable_graph.core.channels import MISSING, Values, overwritten
+from durable_graph.core.channels import MISSING, Overwrite, Values, overwritten
 from durable_graph.core.model import START, Failure, Interrupt, Question, Send, Task, Wait
 
 HANDLER = "__error_handler__"  # LangGraph's prefix: "<prefix><node>" took a failed node's task over
@@ -147,8 +147,10 @@ class Position:
         return [task for task in self.tasks if task.id not in self.done]
 
     @property
-    def runnable(self) -> list[Task]:
+    def runnable(self) -> Sequence[Task]:
         """Pending tasks that do not wait for an answer."""
+        if not self.done and not self.questions:
+            return self.tasks
         return [task for task in self.tasks if task.id not in self.done and task.id not in self.questions]
 
     @property
@@ -264,6 +266,7 @@ class Position:
         paused = self.paused
         self._plan(row, body)
         self.paused = paused  # who paused has looked: an update is why one pauses
+        self.asked = _asked_before(row.step, body["next"])
         self.begun = False
         return changed
 
@@ -352,6 +355,11 @@ class Position:
         return copy
 
     def _merge(self, updates: Sequence[Update], body: Body) -> bool:
+        if "apply" not in body and "results" not in body:  # each write replaces the value
+            replaced = [pair for update in updates for pair in pairs(update)]
+            for key, write in replaced:
+                self.values.set(key, plain(write))
+            return bool(replaced)
         operations, results = body.get("apply", _NOTHING), body.get("results", _NOTHING)
         written = by_key(updates)
         for key, writes in written.items():
@@ -380,7 +388,7 @@ class Position:
         self.attempts = {}
         self.questions = {}
         self.answers = {}
-        self.asked = _asked_before(row.step, body["next"])
+        self.asked = {}
         self.calls = {}
         self.children = {}
 
@@ -486,13 +494,18 @@ def _aimed(nodes: Mapping[str, str], target: str | Send) -> str | Send:
 def in_order(tasks: Sequence[Task], done: Mapping[str, Update]) -> list[Update]:
     """Finished tasks' updates in task order, so that the state does not depend on who was first."""
     if len(done) == 1:
-        return list(done.values())
+        return [*done.values()]
     return [done[task.id] for task in tasks if task.id in done]
 
 
+def plain(write: Any) -> Any:
+    """The value that a write to a channel without a reducer gives it."""
+    return write.value if type(write) is Overwrite else write
+
+
 def by_key(updates: Sequence[Update]) -> dict[str, list[Any]]:
-    if len(updates) == 1 and isinstance(updates[0], dict):
-        return {key: [value] for key, value in updates[0].items()}
+    if len(updates) == 1 and type(first := updates[0]) is dict:
+        return {key: [value] for key, value in first.items()}
     writes: dict[str, list[Any]] = {}
     for update in updates:
         for key, value in pairs(update):

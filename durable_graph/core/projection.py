@@ -172,15 +172,17 @@ def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:
 # --- modes ------------------------------------------------------------------------------------
 
 
-def _updates(view: View, it: Emission) -> Iterator[Any]:
+def _updates(view: View, it: Emission) -> Iterable[Any]:
     if not isinstance(it, Recorded):
-        return
-    if "result" in it.body:
-        yield {it.row.node: detached(it.body["result"]), **_remark(it)}
-    elif it.row.kind == "task":
-        yield {it.row.node: view.update(it.body.get("update")), **_remark(it)}
-    elif it.row.kind == "interrupt":
-        yield {INTERRUPT: interrupts_of(it)}
+        return ()
+    kind = it.row.kind
+    if kind == "interrupt":
+        return ({INTERRUPT: interrupts_of(it)},)
+    if kind != "task":
+        return ()
+    body = it.body
+    shown = {it.row.node: detached(body["result"]) if "result" in body else view.update(body.get("update"))}
+    return ({**shown, **_remark(it)} if "cached" in body else shown,)
 
 
 def _remark(it: Recorded) -> dict[str, Any]:
@@ -349,7 +351,7 @@ def task_metadata(metadata: Mapping[str, Any], thread_id: str, superstep: int, t
 
 
 # in the order in which one row's chunks are shown
-MODES: dict[str, Callable[[View, Emission], Iterator[Any]]] = {
+MODES: dict[str, Callable[[View, Emission], Iterable[Any]]] = {
     "custom": _custom,
     "messages": _messages,
     "updates": _updates,

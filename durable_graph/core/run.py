@@ -55,7 +55,6 @@ from durable_graph.core.effects import (
     Sent,
     Shown,
     Spawned,
-    Start,
     Token,
 )
 from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
@@ -158,6 +157,7 @@ class Run:
         self.recovered = False  # it went on, or was put right
         self.segment = [0, 0]  # rows and custom events of this run in this superstep
         self.fresh: list[Entry] = []  # for the cache, of rows that are or will be durable
+        self.calls = _Calls()
 
     def _forget(self) -> None:
         """Know nothing of the thread: it has not been read, or was busy and may have changed since."""
@@ -541,21 +541,22 @@ class Run:
         """Ask the routers after `node`, as a job of its own, since they are the user's code."""
         if node == END or not self.graph.nodes[node].branches:
             return update, []
-        job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1)
-        job.make_runtime, job.step, job.remaining = self._entry_runtime, self.position.step, self.remaining
+        job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1, self.position.step, self.remaining)
+        job.make_runtime = self._entry_runtime
         job.surrounds = self.call.surround is not None
         job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
 
     def _alone(self, job: Job) -> Generator[Effect, Any, Any]:
         """What a job returns or raises that is no task's."""
-        yield Start([job])
+        jobs = [job]
         while True:
-            for item in (yield Next()):
+            for item in (yield Next(jobs)):
                 if isinstance(item, Finished):
                     if item.error is not None:
                         raise item.error
                     return item.result
+            jobs = []
 
     def _claim(self, thread: Thread | None, now: float) -> Claim | None:
         if self.codec is None or self.leased:
@@ -595,15 +596,17 @@ class Run:
     def _supersteps(self) -> Effects:
         if self.call.updates:
             return
+        may_pause = bool(self.call.interrupt_before or self.call.interrupt_after)
         while self.remaining:
             self.remaining -= 1
             if self.stopped or not self.position.runnable:
                 return
-            if self._pauses():
+            if may_pause and self._pauses():
                 yield from self._pause()
                 return
             yield from self._superstep()
-            yield from self._wake()
+            if self.position.questions:
+                yield from self._wake()
         if self.position.runnable and not self.stopped and not self._pauses():
             raise GraphRecursionError(
                 thread_id=self.call.thread_id,
@@ -615,7 +618,7 @@ class Run:
     def _pauses(self) -> bool:
         """Whether the caller wants to look before these nodes, or after those that ran. Once for each barrier."""
         position, call = self.position, self.call
-        if position.done or position.paused or not (call.interrupt_before or call.interrupt_after):
+        if position.done or position.paused:
             return False
         ran = [node for node in position.last_nodes if node != START]
         return _names_one(call.interrupt_before, position.next) or _names_one(call.interrupt_after, ran)
@@ -631,43 +634,44 @@ class Run:
         if self.call.announce and (yield Emit(Begun(self.position, tasks))):
             self.stopped = True
             return
-        yield Start([self._job(task) for task in tasks])
-        failures = yield from self._collect(len(tasks))
+        failures = yield from self._collect([self._job(task) for task in tasks])
         if failures:
             raise _first(failures)
 
-    def _collect(self, running: int) -> Generator[Effect, Any, list[BaseException]]:
+    def _collect(self, jobs: list[Job]) -> Generator[Effect, Any, list[BaseException]]:
         """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has
         not begun is taken back, and what has begun is waited for: its work is not lost."""
         failures: list[BaseException] = []
-        winding_down = False
-        calls = _Calls()
+        running, winding_down = len(jobs), False
+        calls = self.calls
         while running:
             batch: list[Recorded] = []
+            begun, jobs = jobs, []
             try:
-                items = yield Next()
+                items = yield Next(begun)
+                begun = []
             except BaseException as interrupt:  # Ctrl-C or a cancelled asyncio task, while we wait
                 if winding_down or isinstance(interrupt, GeneratorExit):
                     raise  # asked twice: do not wait any more
                 failures.append(interrupt)
                 items = ()
             for item in items:
-                if batch and (not isinstance(item, Finished) or item.job.parent is not None):
+                if batch and (type(item) is not Finished or item.job.parent is not None):
                     yield from self._commit(batch)  # what came before is saved and shown before
                     batch = []
-                if isinstance(item, Sent | Said | Relayed):
-                    yield from self._show(item)
-                elif isinstance(item, Spawned):
+                if type(item) is Spawned:
                     calls.begin(item.job)
-                elif (again := self._next_attempt(item, winding_down)) is not None:
+                elif type(item) is not Finished:
+                    yield from self._show(item)
+                elif item.error is not None and (again := self._next_attempt(item, winding_down)) is not None:
                     yield from self._roll_back(item.job)
-                    yield Start([again])
+                    jobs.append(again)
                 elif item.job.parent is not None:
                     yield from self._finish_call(item)
                     for held in calls.end(item.job):
                         running -= 1
                         yield from self._end(batch, held, failures)
-                elif not calls.hold(item):
+                elif not (calls.open and calls.hold(item)):
                     running -= 1
                     yield from self._end(batch, item, failures)
             if batch:
@@ -676,7 +680,8 @@ class Run:
                 yield from self._keep()
             if (failures or self.stopped) and not winding_down:
                 winding_down = True
-                cancelled: Sequence[Job] = yield Cancel()
+                cancelled: Sequence[Job] = yield Cancel([job for job in (*begun, *jobs) if job.parent is None])
+                jobs = [job for job in jobs if job.parent is not None]  # a node waits for it
                 running -= len(cancelled)
                 given_up = [self._given_up(job) for job in cancelled if job.failures]
                 if given_up:
@@ -693,7 +698,7 @@ class Run:
     def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
         """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
         if batch:  # shown as of its own row, not of the last one of its batch
-            batch[-1] = batch[-1]._replace(position=self.position.frozen())
+            batch[-1] = replace(batch[-1], position=self.position.frozen())
         recorded = self._outcome(item, failures)
         batch += [recorded] if recorded else []
         if item.job.transaction is None:
@@ -732,14 +737,20 @@ class Run:
         reply.set_result(item.result)
 
     def _job(self, task: Task, attempt: int = 0, error: NodeError | None = None) -> Job:
-        job = Job(task, attempt or self.position.attempts.get(task.id, 0) + 1)
-        node = self.graph.nodes[task.node]
-        job.retry, job.handler, job.again = node.retry or (), node.error_handler, partial(self._job, task)
-        job.make_runtime, job.step, job.remaining = self._runtime, self.position.step, self.remaining
+        position, node = self.position, self.graph.nodes[task.node]
+        job = Job(task, attempt or position.attempts.get(task.id, 0) + 1, position.step, self.remaining)
+        job.make_runtime = self._runtime
+        if node.retry:
+            job.retry = node.retry
+        if node.error_handler is not None:
+            job.handler = node.error_handler
+        if error is not None:
+            job.error = error
         if node.cache is not None and self.call.caching is not None:
             job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
-        job.surrounds = self.call.surround is not None
-        job.steps = run_node(self.graph, self.position, job, error)
+        if self.call.surround is not None:
+            job.surrounds = True
+        job.steps = run_node(self.graph, position, job)
         return job
 
     def _memo(self, job: Job, policy: CachePolicy[Any], namespace: str) -> Memo:
@@ -770,9 +781,9 @@ class Run:
         task = Task(f"{caller.scope}/{number}", name, ("__call__",), arg, f"{caller.task.seed}/{number}")
 
         def again(attempt: int) -> Job:
-            job = Job(task, attempt)
+            job = Job(task, attempt, caller.step)
             job.parent, job.retry, job.again = caller, retry, again
-            job.make_runtime, job.step = self._runtime, caller.step
+            job.make_runtime = self._runtime
             if policy is not None and self.call.caching is not None:
                 job.memo = self._memo(job, policy, task_namespace(name, call))
             job.surrounds = self.call.surround is not None
@@ -801,7 +812,8 @@ class Run:
         policy = next((policy for policy in job.retry if policy.matches(error)), None)
         failed = len(job.failures) - job.inherited + 1
         if policy is not None and failed < policy.max_attempts:
-            again = job.again(job.attempt + 1)
+            attempt = job.attempt + 1
+            again = job.again(attempt) if job.parent is not None else self._job(job.task, attempt, job.error)
             again.scope, again.inherited = job.scope, job.inherited  # an error handler's stay its own
             again.delay, again.jitter = policy.interval(failed), policy.jitter
         elif job.handler is not None:
@@ -922,11 +934,11 @@ class Run:
         if isinstance(error, ParentCommand) and self.call.task:
             return self._ended("task", item, parent_body(self.position, error.command))
         try:
+            if error is None:
+                return self._result(item)
             if isinstance(error, GraphInterrupt):
                 asked = [[interrupt.value, interrupt.id, error.below] for interrupt in error.interrupts]
                 return self._ended("interrupt", item, {"interrupts": asked})
-            if error is None:
-                return self._result(item)
         except (NodeCodeError, RecursionError) as refused:
             error = refused
         failures.append(error)
@@ -971,23 +983,29 @@ class Run:
 
     def _record(self, kind: str, node: str | None, task: Task | None, body: Body, at: float, parent: int) -> Recorded:
         """Make the row and add it to the position. It is nobody's business before `_commit` has saved it."""
-        position = self.position
-        row = self._row(kind, node, None if task is None else task.id, body, iso(at), parent if parent >= 0 else None)
-        changed = position.apply(row, body)
-        return Recorded(position, row, body, changed, "next" in body, task)
-
-    def _row(self, kind: str, node: str | None, task: str | None, body: Body, at: str, parent: int | None) -> Row:
         position, call = self.position, self.call
-        step, superstep = position.step + 1, position.superstep + 1
         if kind in RUN_STARTS and not self.leased:
             self.epoch += 1
+        created_at = iso(at)
         columns = (
-            call.thread_id, step, parent, kind, superstep, node, task, call.run_id, self.epoch, at
-        )  # fmt: skip
-        if self.codec is None:
-            return Row(*columns[:9], b"", at, b"")
-        data = self._encode(body, node)
-        return Row(*columns[:9], data, at, row_hash(position.hash or NO_PARENT, columns, data, self.key))
+            call.thread_id,
+            position.step + 1,
+            parent if parent >= 0 else None,
+            kind,
+            position.superstep + 1,
+            node,
+            None if task is None else task.id,
+            call.run_id,
+            self.epoch,
+            created_at,
+        )
+        data = hashed = b""
+        if self.codec is not None:
+            data = self._encode(body, node)
+            hashed = row_hash(position.hash or NO_PARENT, columns, data, self.key)
+        row = Row(*columns[:-1], data, created_at, hashed)
+        changed = position.apply(row, body)
+        return Recorded(position, row, body, changed, "next" in body, task)
 
     def _encode(self, body: Body, node: str | None) -> bytes:
         assert self.codec is not None
@@ -1125,15 +1143,15 @@ class _Calls:
     """@tasks under way, and nodes that have ended before all they called did: their rows come after."""
 
     def __init__(self) -> None:
-        self._open: dict[Job, int] = {}  # by the node's job
+        self.open: dict[Job, int] = {}  # by the node's job
         self._held: dict[Job, Finished] = {}
 
     def begin(self, call: Job) -> None:
         caller = _caller(call)
-        self._open[caller] = self._open.get(caller, 0) + 1
+        self.open[caller] = self.open.get(caller, 0) + 1
 
     def hold(self, item: Finished) -> bool:
-        if not self._open.get(item.job):
+        if not self.open.get(item.job):
             return False
         self._held[item.job] = item
         return True
@@ -1141,8 +1159,8 @@ class _Calls:
     def end(self, call: Job) -> list[Finished]:
         """The node that was held for this call only."""
         caller = _caller(call)
-        self._open[caller] -= 1
-        return [self._held.pop(caller)] if caller in self._held and not self._open[caller] else []
+        self.open[caller] -= 1
+        return [self._held.pop(caller)] if caller in self._held and not self.open[caller] else []
 
 
 def _caller(call: Job) -> Job:

@@ -56,7 +56,7 @@ class Schema:
 
     def given(self, values: Mapping[str, Any], remaining: int) -> Any:
         """What a node or a router with this schema receives."""
-        selected = self.select(values)
+        selected = {key: values[key] for key in self.keys if key in values}
         for name, kind in self.managed.items():
             selected[name] = kind.value(remaining)
         return self.build(selected)
