@@ -19,7 +19,7 @@ from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
-from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
+from durable_graph.core.history import Standing, barriers, check_step, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
 from durable_graph.core.position import Child, Later, Position
 from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
@@ -331,7 +331,7 @@ class Log:
         bound = read_config(before).step if before is not None else None
         if bound is None and given.step is not None:
             bound = given.step + 1
-        return self._history(given, filter or {}, bound, limit)
+        return self._history(given, filter or {}, bound, limit, given.step if before is None else bound)
 
     def aget_state_history(
         self,
@@ -345,7 +345,12 @@ class Log:
         return aiterate(self.get_state_history(config, filter=filter, before=before, limit=limit))
 
     def _history(
-        self, given: CallConfig, wanted: Mapping[str, Any], before: int | None, limit: int | None
+        self,
+        given: CallConfig,
+        wanted: Mapping[str, Any],
+        before: int | None,
+        limit: int | None,
+        named: int | None,  # the step that the caller's config says
     ) -> Iterator[StateSnapshot]:
         count = 0
         if given.ns:
@@ -356,6 +361,8 @@ class Log:
             return
         if before is None and standing.step is not None:
             before = standing.step + 1
+        if named is not None:
+            check_step(self._stored(), standing.thread_id, named)
         for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before):
             if count == limit:
                 return

@@ -265,6 +265,19 @@ class _Pruning:
         self._count(size)
         for below in called:
             self._drop(below)
+        self._cut_below(thread, begins)
+
+    def _cut_below(self, thread: Thread, begins: int) -> None:
+        """Runs of subgraphs that go on from call to call: as far back as the log above can go back."""
+        name, needed = thread.thread_id, dict[str, int]()
+        position = load(self._store, self._codec, name, begins)
+        assert position is not None
+        for child in (*position.kept.values(), *(position.pinned or {}).values()):
+            if child is not None:
+                needed[child[0]] = min(child[1], needed.get(child[0], child[1]))
+        for below in self._below(name) if needed else ():
+            if below.thread_id in needed:
+                self._cut_at(below, self._barrier(below, 1, (needed[below.thread_id], *self._forks(below))))
 
     def _can_begin_at(self, thread: Thread, row: Row) -> bool:
         """Whether it does now, or would."""
@@ -301,7 +314,8 @@ class _Pruning:
         begins = max(beginning(self._store, thread.thread_id), 0)
         for row in self._store.rows(thread.thread_id, after=begins, newest_first=True):
             # Not after an update: its questions may be answered yet, and only the rows before it tell them.
-            if row.kind in ("input", "task") and "next" in decode_body(self._codec, row):
+            begun_anew = row.parent_step is None  # a subgraph, after the graph above went back to before its first run
+            if row.kind in ("input", "task") and not begun_anew and "next" in decode_body(self._codec, row):
                 barriers += 1
                 if barriers >= keep and row.step <= lowest and row.created_at < before:
                     return row

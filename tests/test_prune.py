@@ -7,12 +7,15 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from durable_graph import (
     START,
@@ -36,8 +39,24 @@ from durable_graph import prune as pruning
 from durable_graph.cli import main
 from durable_graph.core.chain import stub_hash
 from durable_graph.core.times import iso
-from durable_graph.store import Claim, Store
+from durable_graph.store import Claim, Row, Store
+from durable_graph.store.memory import MemoryStore
 from tests.graphs import Calls, Runner, State, at, chain, counter, new_thread, wait_for
+from tests.test_random_graphs import (
+    AGAIN,
+    INPUT,
+    Act,
+    Drawing,
+    Model,
+    Story,
+    World,
+    acts,
+    drawings,
+    known,
+    quick,
+    snapshots,
+    ways,
+)
 
 NOON = 1_800_000_000.0
 DAY = 86400.0
@@ -337,11 +356,23 @@ def test_a_pruned_step_is_told_as_such(run: Runner) -> None:
         with pytest.raises(CheckpointNotFoundError, match="pruned"):
             run.replay(graph, config, after=step)
         with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.replay(graph, config, until=step)
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.follow(graph, config, after=step)
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.history(graph, at(config, step))
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.history(graph, config, before=at(config, step))
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
+            run.update_state(graph, at(config, step), {"n": 1})
+        with pytest.raises(CheckpointNotFoundError, match="pruned"):
             run.fork(graph, at(config, step), "fork")
         with pytest.raises(CheckpointNotFoundError, match="pruned"):
             run.invoke(graph, None, at(config, step))
     with pytest.raises(CheckpointNotFoundError, match="4 to 6"):
         run.get_state(graph, at(config, 7))
+    assert run.history(graph, config, before=at(config, 4)) == []
+    assert [state.values["n"] for state in run.history(graph, at(config, 5))] == [5, 4]
 
 
 def test_a_cut_thread_goes_on(run: Runner) -> None:
@@ -819,6 +850,36 @@ def test_a_fork_whose_subgraph_goes_on_from_the_origins_needs_it(run: Runner) ->
     assert run.invoke(graph, {"n": 0}, named("f"))["log"].count("x") == 7
 
 
+def test_the_log_of_a_subgraph_that_goes_on_is_cut_with_its_callers(run: Runner) -> None:
+    graph, config = remembering(run), named("chat")
+    for _ in range(5):
+        run.invoke(graph, {"n": 0}, config)
+    rows = steps(graph, "chat/sub")
+    told = run.replay(graph, config, subgraphs=True)
+    shown = [run.get_state(graph, state.config, subgraphs=True) for state in run.history(graph, config)]
+    would = prune(run, graph, keep_last=3, dry_run=True)
+    done = prune(run, graph, keep_last=3)
+    assert (would.cut, would.rows, would.bytes) == (done.cut, done.rows, done.bytes)
+    assert done.cut == 2
+    left = steps(graph, "chat/sub")
+    assert left[0] > 0
+    assert left == rows[-len(left) :]
+    assert all(report.ok for report in graph.verify_all())
+    again = run.replay(graph, config, subgraphs=True)
+    assert again == told[-len(again) :]
+    states = [run.get_state(graph, state.config, subgraphs=True) for state in run.history(graph, config)]
+    assert states == shown[: len(states)]
+    run.fork(graph, states[-1].config, "fork")
+    assert run.invoke(graph, {"n": 0}, named("fork"))["log"].count("x") > 4
+    earlier = next(state for state in reversed(states) if state.next)
+    assert run.invoke(graph, None, earlier.config)["log"].count("x") > 3
+    assert run.invoke(graph, {"n": 0}, config)["log"]
+    assert all(report.ok for report in verify_export(graph.export_thread(named("fork"))))
+    prune(run, graph, keep_last=1)
+    assert all(report.ok for report in graph.verify_all())
+    assert run.invoke(graph, {"n": 0}, config)["log"]
+
+
 def test_a_large_thread_goes_with_all_below_it_in_small_transactions(
     run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -893,12 +954,11 @@ def dying(graph: CompiledGraph[Any], at: int) -> Iterator[None]:
 
 
 def populate(run: Runner, graph: CompiledGraph[Any], deep: CompiledGraph[Any]) -> None:
-    """A long thread, one with subgraphs, a fork and its fork."""
+    """A long thread, one with subgraphs, and a fork."""
     run.invoke(graph, {}, named("long"))
     run.invoke(deep, {}, named("deep"))
-    run.fork(graph, at(named("long"), 5), "fork")
+    run.fork(graph, at(named("long"), 4), "fork")
     run.invoke(graph, None, named("fork"))
-    run.fork(graph, named("fork"), "fork of fork")
 
 
 def shape(graph: CompiledGraph[Any]) -> dict[str, tuple[list[int], bool]]:
@@ -914,7 +974,7 @@ def test_a_crash_at_every_statement(
     monkeypatch.setattr(pruning, "BATCH", 3)
     with Runner("sync", database_url) as run:
         expected: dict[str, Any] | None = None
-        graph, deep = run.compile(counter(run, 7)), nested(run, 4)
+        graph, deep = run.compile(counter(run, 5)), nested(run, 3)
         for number in itertools.count():
             populate(run, graph, deep)
             if expected is None:
@@ -943,6 +1003,73 @@ def test_a_crash_at_every_statement(
             for name in names(graph):
                 graph._stored().delete(name)
             assert everything(graph) == 0
+
+
+# --- any history of any graph -----------------------------------------------------------------------
+
+
+class PrunedStory(Story):
+    """A thread of whose log everything that may go goes after each act."""
+
+    gone = 0  # inputs whose rows were pruned
+
+    def left(self) -> list[Row]:
+        """The rows that led to where the thread stands, newest first, as far as they are there."""
+        store, found = self.world.store, list[Row]()
+        newest = next(iter(store.rows(self.thread_id, newest_first=True, limit=1)), None)
+        place: Any = newest and (self.thread_id, newest.step)
+        while place is not None and (row := next(store.rows(place[0], after=place[1] - 1, until=place[1]), None)):
+            found.append(row)
+            if row.kind == "fork":
+                place = self.world.codec.decode(row.body)["parent"]
+            else:
+                place = None if row.parent_step is None else (row.thread_id, row.parent_step)
+        return found
+
+    def accepted(self) -> int:
+        return self.gone + sum(row.kind == "input" for row in self.left())
+
+    def earlier(self, graph: CompiledGraph[Any], number: int) -> dict[str, Any]:
+        if self.accepted() < self.inputs:
+            return self.config
+        rows = list(itertools.takewhile(lambda row: row.thread_id == self.thread_id, self.left()))
+        run = rows[: next((place + 1 for place, row in enumerate(rows) if row.kind == "input"), len(rows))]
+        there = [at(self.config, row.step) for row in run if graph.get_state(at(self.config, row.step)).next]
+        return there[number % len(there)] if there else self.config
+
+    def play(self, act: Act) -> None:
+        if act.what != "look":  # which wants every step since 0
+            super().play(act)
+        graph, before = self.world.reader, self.accepted()
+        graph.prune(keep_last=1 + act.number % 3)
+        self.gone += before - self.accepted()
+        for thread in graph.threads():
+            assert graph.verify({"thread_id": thread.thread_id}).ok
+            assert list(graph.get_state_history(named(thread.thread_id)))
+        if graph._stored().thread(self.thread_id) is not None:
+            list(graph.replay(self.config, subgraphs=True))
+            assert all(report.ok for report in verify_export(graph.export_thread(self.config)))
+
+
+@settings(quick, max_examples=60)
+@given(drawings(), st.lists(acts, min_size=2, max_size=6), ways, st.booleans())
+def test_pruning_changes_nothing_that_comes(drawing: Drawing, acts: list[Act], way: str, often: bool) -> None:
+    world = World(drawing, MemoryStore())
+    model = Model(world.drawing).run(INPUT)
+    more = deepcopy(model).run(AGAIN)
+    story = PrunedStory(world, "t")
+    with snapshots(often):
+        for act in known(acts, drawing):
+            story.play(act)
+        assert story.finish(way) == model.values
+        story.inputs = 2
+        for act in known(acts[:2], drawing):
+            story.play(act)
+        assert story.finish(way) == more.values
+    assert world.sins == []
+    world.reader.prune(statuses=pruning.STATUSES)
+    assert world.reader.threads() == []
+    world.close()
 
 
 # --- every store ----------------------------------------------------------------------------------

@@ -88,6 +88,14 @@ def beginning(store: Store, thread_id: str) -> int:
     return -1 if stub is None else stub.step
 
 
+def check_step(store: Store, thread_id: str, step: int) -> None:
+    """Raises CheckpointNotFoundError if this step was pruned."""
+    stub = stub_of(store, thread_id)
+    newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None) if stub is not None else None
+    if stub is not None and newest is not None and step < stub.step:
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, stub))
+
+
 class _Kept(NamedTuple):
     """The state at a barrier, as a snapshot or a stub holds it."""
 
@@ -285,6 +293,8 @@ def walk(store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until
     """Everything that was emitted for the rows with after < step <= until, in the order in which it was."""
     position = Position(thread_id)
     after = beginning(store, thread_id) if after < 0 else after
+    if until is not None:
+        check_step(store, thread_id, until)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     below, before = _Subgraphs(store, codec), _begun(store, codec, thread_id, after)
