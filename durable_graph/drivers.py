@@ -24,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,6 +51,7 @@ from durable_graph.core.job import Steps
 from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.run import Effects
 from durable_graph.core.schema import is_coroutine
+from durable_graph.crew import Crew, Work
 from durable_graph.errors import CallError, NodeTimeoutError, StoreError
 from durable_graph.store import Store, Transaction
 
@@ -231,37 +232,39 @@ class _Threads:
     def __init__(self, live: bool, workers: int | None, store: Store | None) -> None:
         self._transactions = _Transactions(store)
         self._live = live
-        self._workers = workers
-        self._pool: Executor | None = None
-        self._calls: Executor | None = None
+        self._most = workers or WORKERS
+        self._crew: Crew | None = None
+        self._callees: Crew | None = None  # calls have threads of their own, lest they wait for who waits for them
         self._replies: set[Future[Any]] = set()
         self._active: set[Job] = set()  # started, and not yet told of as finished
-        self._begun: set[Job] = set()
-        self._futures: list[Future[None]] = []
+        self._idle: set[Job] = set()  # and not begun: who takes it out may begin it, or take it back
         self._lock = threading.Lock()
         self._halt = threading.Event()  # nothing begins any more
-        # What finishes while the consumer is busy shares a commit; a pool's worth of it, then the workers have to wait.
-        self._arrived: queue.Queue[Arrival | _Turn] = queue.Queue(maxsize=workers or WORKERS)
+        # What finishes while the consumer is busy shares a commit; a crew's worth of it, then the crew has to wait.
+        self._arrived: queue.SimpleQueue[Arrival | _Turn] = queue.SimpleQueue()
+        self._room = threading.Condition()
+        self._held_up = 0  # how many wait for it
+        self._closing = False
         # One place: who sends custom events faster than the consumer takes them has to wait.
         self._place = threading.Semaphore(1)
 
     def _start(self, jobs: Sequence[Job]) -> None:
-        self._active.update([job for job in jobs if job.parent is None])
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
-        self._futures = [future for future in self._futures if not future.done()]
-        for job in jobs:
-            if job.parent is None:
-                self._submit(self._pool, job)
-            else:  # a call of a @task, once more
-                assert self._calls is not None
-                self._transactions.calls(job)
-                self._submit(self._calls, job)
+        tasks = [job for job in jobs if job.parent is None]
+        self._active.update(tasks)
+        self._idle.update(tasks)
+        if self._crew is None:
+            self._crew = Crew(self._most, "durable_graph")
+        self._crew.give([self._ready(job) for job in tasks])
+        for call in jobs:
+            if call.parent is not None:  # a @task's, once more
+                assert self._callees is not None
+                self._transactions.calls(call)
+                self._callees.give([self._ready(call)])
 
-    def _submit(self, pool: Executor, job: Job) -> None:
+    def _ready(self, job: Job) -> Work:
         job.tell, job.spawn, job.recall = self._tell, self._spawn, _settled_future
         job.begin = partial(self._begin, job)
-        self._futures.append(pool.submit(contextvars.copy_context().run, self._work, job))
+        return partial(contextvars.copy_context().run, self._work, job)
 
     def _tell(self, item: Arrival) -> None:
         """Called by a node, in its thread: something to be shown at once."""
@@ -275,17 +278,16 @@ class _Threads:
         return item
 
     def _spawn(self, call: Job) -> Future[Any]:
-        """Called by a node, in its thread. Calls have threads of their own, lest they wait for those that
-        wait for them."""
+        """Called by a node, in its thread."""
         with self._lock:
             self._transactions.calls(call)
-            if self._calls is None:
-                self._calls = ThreadPoolExecutor(CALLS, "durable_graph_call")
+            if self._callees is None:
+                self._callees = Crew(CALLS, "durable_graph_call")
             reply: Future[Any] = Future()
             call.reply = reply
             self._replies.add(reply)
         self._arrived.put(Spawned(call))
-        self._submit(self._calls, call)
+        self._callees.give([self._ready(call)])
         return reply
 
     def _begin(self, job: Job, awaits: bool) -> Transaction:
@@ -302,11 +304,21 @@ class _Threads:
     def _work(self, job: Job) -> None:
         if job.delay:
             self._halt.wait(delay_of(job))
-        with self._lock:
-            if self._halt.is_set() and job.parent is None:
-                return
-            self._begun.add(job)
+        if job.parent is None:
+            try:
+                self._idle.remove(job)
+            except KeyError:
+                return  # taken back
         self._arrived.put(run_job(job))
+        if self._arrived.qsize() >= self._most:
+            self._wait_for_room()
+
+    def _wait_for_room(self) -> None:
+        with self._room:
+            self._held_up += 1  # before the look: who makes room after that says so
+            while self._arrived.qsize() >= self._most and not self._closing:
+                self._room.wait()
+            self._held_up -= 1
 
     def next(self, jobs: Sequence[Job] = ()) -> Sequence[Arrival]:
         if jobs:
@@ -316,10 +328,12 @@ class _Threads:
         items = self._transactions.settle()
         while not items:
             items = self._transactions.sift(self._received())
+            if self._held_up:
+                with self._room:
+                    self._room.notify_all()
             items = items or self._transactions.settle()
         done = {item.job for item in items if isinstance(item, Finished)}
         self._active -= done
-        self._begun -= done
         return items
 
     def _received(self) -> Iterator[Arrival | _Turn]:
@@ -340,29 +354,30 @@ class _Threads:
         return self._transactions.begin()
 
     def cancel(self, jobs: Sequence[Job] = ()) -> list[Job]:
-        with self._lock:
-            self._halt.set()
-            self._active.update(jobs)
-            idle = self._active - self._begun
-            self._active -= idle
-        return list(idle)
+        idle = [job for job in jobs if job not in self._active]
+        with contextlib.suppress(KeyError):
+            while True:
+                idle.append(self._idle.pop())
+        self._halt.set()
+        self._active.difference_update(idle)
+        return idle
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._wind_up(self._pool)
-        self._transactions.close()
-
-    def _wind_up(self, pool: Executor) -> None:
         self._halt.set()
-        pool.shutdown(wait=False, cancel_futures=True)
-        while not all(future.done() for future in self._futures):
+        with self._room:
+            self._closing = True
+            self._room.notify_all()
+        for crew in self._crews():
+            crew.dismiss()
+        while not all(crew.gone for crew in self._crews()):
             for reply in list(self._replies):
                 reply.cancel()  # let go of nodes that wait for a call
             with contextlib.suppress(queue.Empty):  # and of those who wait for a place
                 self._take(timeout=0.01)
-        pool.shutdown()
-        if self._calls is not None:
-            self._calls.shutdown()
+        self._transactions.close()
+
+    def _crews(self) -> list[Crew]:
+        return [crew for crew in (self._crew, self._callees) if crew is not None]
 
 
 def _settled_future(value: Any) -> Future[Any]:

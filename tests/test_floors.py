@@ -20,7 +20,7 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors"},
-    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "langchain", "leases"}
+    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
     | {"core.difference"},
     {"core.tokens"},
     {"core.schema"},

@@ -645,7 +645,7 @@ class WithoutSnapshots:
 
 def facts(position: Position | None) -> dict[str, Any]:
     assert position is not None
-    return {name: getattr(position, name) for name in Position.__slots__ if name not in ("loose", "packed")}
+    return {name: value for name, value in vars(position).items() if name not in ("loose", "packed")}
 
 
 def config_of(thread_id: str) -> dict[str, Any]:

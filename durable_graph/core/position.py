@@ -61,41 +61,6 @@ Child = Sequence[Any]  # a subgraph's thread, its step, and the children of that
 class Position:
     """Where a thread stands after one of its rows."""
 
-    __slots__ = (
-        "answers",
-        "asked",
-        "attempts",
-        "begun",
-        "calls",
-        "children",
-        "command",
-        "created_at",
-        "deferred",
-        "done",
-        "errors",
-        "gotos",
-        "graph",
-        "hash",
-        "joins",
-        "kept",
-        "kind",
-        "last_nodes",
-        "loose",
-        "packed",
-        "parent",
-        "paused",
-        "pinned",
-        "questions",
-        "run",
-        "run_id",
-        "step",
-        "superstep",
-        "tail",
-        "tasks",
-        "thread_id",
-        "values",
-    )
-
     def __init__(self, thread_id: str) -> None:
         self.thread_id = thread_id
         self.step = -1  # of the row last applied
@@ -133,9 +98,8 @@ class Position:
 
     def frozen(self) -> Position:
         """A copy that stays here when this one moves on."""
-        copy = Position(self.thread_id)
-        for name in Position.__slots__:
-            setattr(copy, name, getattr(self, name))
+        copy = Position.__new__(Position)
+        copy.__dict__.update(self.__dict__)
         copy.values = Values(self.values.share())
         copy.done = dict(self.done)
         copy.errors = dict(self.errors)

@@ -698,7 +698,7 @@ class Run:
     def _end(self, batch: list[Recorded], item: Finished, failures: list[BaseException]) -> Effects:
         """Add the row of a task that has ended. If the task has a transaction of its own, all is committed with it."""
         if batch:  # shown as of its own row, not of the last one of its batch
-            batch[-1] = replace(batch[-1], position=self.position.frozen())
+            batch[-1].position = self.position.frozen()
         recorded = self._outcome(item, failures)
         batch += [recorded] if recorded else []
         if item.job.transaction is None:
