@@ -200,16 +200,17 @@ class _Pruning:
 
     def _shrunk(self, thread: Thread) -> int:
         """Remove nearly all of a large thread that is to go, a few rows at a time. Its epoch then."""
-        name, epoch = thread.thread_id, thread.epoch
+        name, epoch, called = thread.thread_id, thread.epoch, list[Thread]()
         try:
             row = self._barrier(thread, 1, ())
-            begun = None if row is None else self._begin_at(thread, row, load(self._store, self._codec, name, row.step))
-            called = [] if row is None or begun is None else self._called_before(thread, row.step)
+            if row is not None:
+                epoch = self._begin_at(thread, row, load(self._store, self._codec, name, row.step)) or epoch
+            begins = beginning(self._store, name)  # perhaps of another call, which was broken off
+            if begins > 0:
+                called = self._called_before(thread, begins)
+                self._trim(name, begins)
         except UNREADABLE:
-            return epoch  # then in one transaction
-        if row is not None and begun is not None:
-            epoch = begun
-            self._trim(name, row.step)
+            pass  # then the rest goes in one transaction
         for below in called:
             self._erase(below)
         for below in self._below(name):
@@ -270,8 +271,7 @@ class _Pruning:
     def _cut_below(self, thread: Thread, begins: int) -> None:
         """Runs of subgraphs that go on from call to call: as far back as the log above can go back."""
         name, needed = thread.thread_id, dict[str, int]()
-        position = load(self._store, self._codec, name, begins)
-        assert position is not None
+        position = load(self._store, self._codec, name, begins) or Position(name)
         for child in (*position.kept.values(), *(position.pinned or {}).values()):
             if child is not None:
                 needed[child[0]] = min(child[1], needed.get(child[0], child[1]))
@@ -343,8 +343,8 @@ class _Pruning:
         return all(child is None or child[0] in family for child in kept)
 
     def _trim(self, thread_id: str, step: int) -> None:
-        first = next(iter(self._store.rows(thread_id, limit=1)))
-        for until in range(first.step + BATCH, step + BATCH, BATCH):
+        first = next(iter(self._store.rows(thread_id, limit=1)), None)
+        for until in () if first is None else range(first.step + BATCH, step + BATCH, BATCH):
             self._store.trim(thread_id, until=min(until, step))
 
     def _below(self, name: str) -> list[Thread]:
@@ -362,8 +362,7 @@ class _Pruning:
                 planned.append((int(task[1]), below.thread_id, below))  # the step that planned its task
         if not planned:
             return []
-        position = load(self._store, self._codec, name, step)
-        assert position is not None
+        position = load(self._store, self._codec, name, step) or Position(name)
         kept = {str(child[0]) for child in position.kept.values()}
         return [below for _, found, below in sorted(planned, key=itemgetter(0, 1), reverse=True) if found not in kept]
 

@@ -779,6 +779,18 @@ def test_garbage_in_a_stub(run: Runner, change: str) -> None:
     assert everything(graph) == 0
 
 
+def test_a_stub_without_rows(run: Runner) -> None:
+    graph, config = counted(run)
+    prune(run, graph, keep_last=2)
+    alter(graph, "DELETE FROM checkpoints")
+    assert [finding.kind for finding in graph.verify(config).findings] == ["missing"]
+    assert [finding.kind for finding in verify_export(graph.export_thread(config))[0].findings] == ["missing"]
+    done = prune(run, graph, keep_last=1)
+    assert (done.cut, done.rows) == (0, 0)
+    assert prune(run, graph, statuses=["finished"]).threads == 1
+    assert everything(graph) == 0
+
+
 def test_stubs_with_values_of_other_types(tmp_path: Path) -> None:
     """Only SQLite takes them."""
     with Runner("sync", f"sqlite:///{tmp_path / 'runs.db'}") as run:
@@ -891,6 +903,15 @@ def test_a_large_thread_goes_with_all_below_it_in_small_transactions(
         run.invoke(graph2, {}, named("chat"))
     total = everything(graph)
     store: Any = graph._stored()
+
+    def trim(thread_id: str, *, until: int) -> None:
+        raise CrashError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "trim", trim)
+        for _ in ("deep", "chat"):
+            with pytest.raises(CrashError):
+                prune(run, graph, statuses=["finished"])
     removed: list[int] = []
 
     def watched(name: str) -> Any:
