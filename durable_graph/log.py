@@ -29,6 +29,7 @@ from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
 from durable_graph.prune import Pruned, prune, rule_of
 from durable_graph.store import Cache, Store, Thread
+from durable_graph.store.sql import SqlStore
 
 Config = Mapping[str, Any]
 Modes = StreamMode | Sequence[StreamMode]
@@ -45,8 +46,6 @@ def open_store(checkpointer: str | Store | bool | None) -> Store | None:
         checkpointer = os.environ.get("DURABLE_GRAPH_URL") or DEFAULT_URL
     if not isinstance(checkpointer, str):
         return checkpointer
-    from durable_graph.store.sql import SqlStore  # late: SQLAlchemy is half of the import time
-
     return SqlStore(checkpointer)
 
 

@@ -423,9 +423,9 @@ def _watched(fate: _Fate) -> Iterator[Counter[str]]:
         ns = [part.partition(":")[0] for part in job.runtime()._link.ns if not part.isdigit()]
         calls["|".join([*ns, name])] += 1
 
-    def node(graph: Graph, position: Position, job: Job, error: Any = None) -> Steps:
+    def node(graph: Graph, position: Position, job: Job) -> Steps:
         met(job, position.thread_id, job.task.node)
-        result = yield from before["run_node"](graph, position, job, error)
+        result = yield from before["run_node"](graph, position, job)
         fate.pass_by(f"when {job.task.node!r} had returned")
         return result
 

@@ -6,7 +6,8 @@
 from alembic import context
 from sqlalchemy import Connection, inspect
 
-from durable_graph.store.tables import APPLICATION_ID, VERSION_TABLE, metadata
+from durable_graph.store.tables import metadata
+from durable_graph.store.version import APPLICATION_ID, VERSION_TABLE
 
 
 def run(connection: Connection) -> None:

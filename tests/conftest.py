@@ -69,6 +69,11 @@ def connected(url: URL) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def engine_url(url: str) -> URL:
+    """For SQLAlchemy itself, with the one driver for Postgres that there is here."""
+    return make_url(url.replace("postgresql://", "postgresql+psycopg://"))
+
+
 # --- a database for each test -------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from conftest import engine_url
 from sqlalchemy import create_engine, text
 
 from durable_graph import (
@@ -45,7 +46,6 @@ from durable_graph.core.channels import message_field
 from durable_graph.core.history import load
 from durable_graph.core.run import Call, Run
 from durable_graph.store import Cache
-from durable_graph.store.databases import parse_url
 from durable_graph.store.memory import MemoryStore
 from durable_graph.store.sql import PURGE_ROWS, SqlStore
 from tests.graphs import MODES, PATIENCE, WAYS, Runner, State, new_thread, until
@@ -592,7 +592,7 @@ def test_the_table_may_be_emptied_at_any_time(run: Runner) -> None:
     fetch = Fetch()
     graph = run.compile(drawing(run, fetch), cache=True)
     run.invoke(graph, {"n": 1}, new_thread())
-    engine = create_engine(parse_url(str(run.url)))
+    engine = create_engine(engine_url(str(run.url)))
     with engine.begin() as connection:
         assert connection.execute(text("DELETE FROM cache")).rowcount == 1
     engine.dispose()
@@ -912,7 +912,7 @@ def test_contract_from_many_threads(cache: Cache) -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
 def test_expired_entries_leave_the_table_a_few_at_a_time(kind: str, request: pytest.FixtureRequest) -> None:
     url = request.getfixturevalue(f"{kind}_url")
-    engine = create_engine(parse_url(url))
+    engine = create_engine(engine_url(url))
 
     def count() -> int:
         with engine.connect() as connection:

@@ -12,16 +12,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from conftest import Script, finished
+from conftest import Script, engine_url, finished
 from sqlalchemy import create_engine, inspect, make_url
 from test_store_contract import T, begin, row, steps
 from test_store_sql import file_of, go, raw
 
 from durable_graph.errors import ArgumentError, SchemaError, StoreUnavailableError
 from durable_graph.store import migrate
-from durable_graph.store.databases import parse_url
 from durable_graph.store.sql import SqlStore
-from durable_graph.store.tables import APPLICATION_ID, REVISION, SCHEMA_VERSION, VERSION_TABLE, metadata
+from durable_graph.store.tables import metadata
+from durable_graph.store.version import APPLICATION_ID, REVISION, SCHEMA_VERSION, VERSION_TABLE
 
 OURS = {VERSION_TABLE, *metadata.tables}
 
@@ -34,7 +34,7 @@ def empty_url(request: pytest.FixtureRequest) -> str:
 
 
 def tables(url: str) -> set[str]:
-    engine = create_engine(parse_url(url))
+    engine = create_engine(engine_url(url))
     try:
         return set(inspect(engine).get_table_names())
     finally:
@@ -75,7 +75,7 @@ def test_revisions_are_numbers_in_a_row() -> None:
 
 def test_the_head_is_the_metadata(empty_url: str) -> None:
     migrate.upgrade(empty_url)
-    engine = create_engine(parse_url(empty_url))
+    engine = create_engine(engine_url(empty_url))
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE, "compare_type": True})
         assert compare_metadata(context, metadata) == []

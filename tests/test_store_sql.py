@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from sqlalchemy import make_url
 from test_store_contract import T, begin, race, row, steps, values
 
 from durable_graph.errors import ArgumentError, FencedError, SchemaError, StoreUnavailableError
-from durable_graph.store import Claim, Row, Thread, migrate, tables
-from durable_graph.store.databases import Lost, Postgres, Sqlite
+from durable_graph.store import Claim, Row, Thread, migrate, tables, version
+from durable_graph.store.databases import IDLE_READERS, Lost, Postgres, Sqlite, SqliteUrl, parse_url
 from durable_graph.store.sql import SqlStore
 
 SECRET = "s3cr3t"
@@ -113,12 +113,52 @@ def test_all_names_of_postgres_mean_psycopg(scheme: str) -> None:
         ("runs.db", "sqlite:///runs.db"),
         ("", "sqlite:///runs.db"),
         ("postgresql://u:s3cr3t@host:port/db", "percent-encoded"),
+        ("sqlite://u:s3cr3t@host/runs.db", "'host' stands where"),
     ],
 )
 def test_a_url_that_cannot_be_meant(url: str, said: str) -> None:
     with pytest.raises(ArgumentError, match=said) as caught:
         SqlStore(url).threads()
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
+@pytest.mark.parametrize("path", ["/tmp/a.db", "/tmp/a b+c.db", "a.db", "./sub/../a.db", "//a.db"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "",
+        "?",
+        "?timeout=7",
+        "?timeout=7&synchronous=NORMAL",
+        "?synchronous=%4eORMAL",
+        "?timeout=7&timeout=%2b8&",
+        "?timeout=",
+    ],
+)
+def test_a_file_is_what_sqlalchemy_takes_it_for(scheme: str, path: str, options: str) -> None:
+    """`parse_url` reads such addresses by itself."""
+    text = f"{scheme}:///{path}{options}"
+    theirs = make_url(text)
+    theirs = theirs.set(drivername="sqlite", database=str(Path(str(theirs.database)).absolute()))
+    for given in (text, make_url(text)):
+        ours = parse_url(given)
+        assert isinstance(ours, SqliteUrl)
+        assert (ours.database, dict(ours.query)) == (theirs.database, dict(theirs.query))
+        assert make_url(str(ours)) == theirs
+        assert str(ours) == theirs.render_as_string()
+
+
+@pytest.mark.parametrize(
+    ("written", "path"), [("a%20b%3Fc.db", "a b?c.db"), ("é#:@&=.db", "é#:@&=.db"), ("100%.db", "100%.db")]
+)
+def test_what_a_path_cannot_hold_is_percent_encoded(written: str, path: str, tmp_path: Path) -> None:
+    with closing(SqlStore(f"sqlite:///{tmp_path}/{written}")) as store:
+        begin(store, steps=1)
+        assert (tmp_path / path).is_file()
+        name = store.name
+    with closing(SqlStore(name)) as again:
+        assert steps(again.rows(T)) == [0]
 
 
 def test_a_url_that_is_no_url() -> None:
@@ -489,9 +529,9 @@ def test_an_empty_file_is_a_new_one(sqlite_url: str) -> None:
     with closing(SqlStore(sqlite_url)) as store:
         begin(store)
     with raw(sqlite_url) as other:
-        assert other.execute("PRAGMA application_id").fetchone() == (tables.APPLICATION_ID,)
-        assert other.execute("PRAGMA user_version").fetchone() == (tables.SCHEMA_VERSION,)
-        assert other.execute("SELECT version_num FROM durable_graph_version").fetchall() == [(tables.REVISION,)]
+        assert other.execute("PRAGMA application_id").fetchone() == (version.APPLICATION_ID,)
+        assert other.execute("PRAGMA user_version").fetchone() == (version.SCHEMA_VERSION,)
+        assert other.execute("SELECT version_num FROM durable_graph_version").fetchall() == [(version.REVISION,)]
 
 
 def test_a_new_file_needs_no_alembic(sqlite_url: str, script: Script) -> None:
@@ -726,6 +766,36 @@ def test_close_gives_back_every_file(lite: SqlStore, sqlite_url: str) -> None:
     lite.close()
     assert open_files(file_of(sqlite_url)) == []
     assert [file.name for file in file_of(sqlite_url).parent.iterdir()] == ["runs.db"]
+
+
+@linux
+def test_some_connections_of_readers_stay_open(lite: SqlStore, sqlite_url: str) -> None:
+    begin(lite, steps=1)
+    database = lite._open()
+    begun = len(open_files(file_of(sqlite_url)))
+    with ExitStack() as stack:
+        several = [stack.enter_context(database.reader()) for _ in range(IDLE_READERS + 3)]
+        assert len({id(connection) for connection in several}) == IDLE_READERS + 3
+        for connection in several:
+            assert connection.execute("SELECT count(*) FROM checkpoints").fetchone() == (1,)
+        assert len(open_files(file_of(sqlite_url))) > begun + IDLE_READERS
+    left = len(open_files(file_of(sqlite_url)))
+    with ExitStack() as stack:
+        again = [stack.enter_context(database.reader()) for _ in range(IDLE_READERS)]
+        assert {id(connection) for connection in again} < {id(connection) for connection in several}
+        assert len(open_files(file_of(sqlite_url))) == left
+
+
+def test_a_reader_in_a_transaction_is_not_kept(lite: SqlStore) -> None:
+    begin(lite, steps=1)
+    database = lite._open()
+    for error in KeyboardInterrupt, Lost:  # Ctrl-C stays what it is
+        with pytest.raises(error), database.reader() as connection:  # noqa: PT012
+            connection.execute("BEGIN")
+            raise KeyboardInterrupt if error is KeyboardInterrupt else ValueError
+        with pytest.raises(sqlite3.ProgrammingError):
+            connection.execute("SELECT 1")
+    assert steps(lite.rows(T)) == [0]
 
 
 @linux

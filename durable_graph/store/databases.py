@@ -1,8 +1,9 @@
 """The two databases: how each is addressed, opened, checked, shared between threads, and how it fails.
 
 The rule: whatever differs between SQLite and Postgres is in this file, and every error of a driver becomes one of
-ours in `Database.failure`. Connections are the drivers' own, taken from SQLAlchemy's pool: its `execute` costs
-5 to 15 µs, as much as a whole step may cost here. They are in autocommit, so that one INSERT is one transaction.
+ours in `Database.failure`. Connections are the drivers' own: SQLAlchemy's `execute` costs 5 to 15 µs, as much as a
+whole step may cost here. They are in autocommit, so that one INSERT is one transaction. SQLAlchemy itself is imported
+late, with `engines.py`: a program on SQLite needs it only where a node asks for a transaction of its own.
 
     Sqlite     one connection writes, under a lock; readers have others and go beside it (WAL)
     Postgres   several connections write; who finds all of them busy shares a commit with the others that wait
@@ -14,22 +15,28 @@ import math
 import os
 import re
 import sqlite3
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
-
-from sqlalchemy import URL, Connection, Engine, NullPool, QueuePool, create_engine, event, exc, make_url, text
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from durable_graph.errors import ArgumentError, SchemaError, StoreError, StoreUnavailableError
-from durable_graph.store.tables import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE, creation, metadata, version
+from durable_graph.store.texts import texts
+from durable_graph.store.version import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
 
 SYNCHRONOUS = ("FULL", "EXTRA", "NORMAL")  # not OFF: after a power cut the file may be damaged, not only shorter
 BATCH_BYTES = 1_000_000  # a batch of rows ends at the first row after so many bytes
+IDLE_READERS = 5  # connections to SQLite that stay open; each has three files
 POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise; ?pool_size=
 
 
@@ -40,19 +47,41 @@ class Lost(Exception):
 # --- addresses --------------------------------------------------------------------------------
 
 
-def parse_url(url: str | URL) -> URL:
+Options: TypeAlias = Mapping[str, str | tuple[str, ...]]  # several values: an option was given more than once
+
+
+@dataclass(frozen=True)
+class SqliteUrl:
+    """A file and its options, under the names that they have in SQLAlchemy's URL."""
+
+    database: str  # an absolute path
+    query: Options
+
+    def __str__(self) -> str:
+        options = urlencode(sorted(self.query.items()), doseq=True)
+        return f"sqlite:///{quote(self.database, safe=' +/')}" + (f"?{options}" if options else "")
+
+
+Address: TypeAlias = "SqliteUrl | URL"
+
+
+def parse_url(url: str | URL) -> Address:
     """The URL with its driver spelled out and an absolute path, or an ArgumentError that does not quote it: it may
     hold a password."""
-    try:
-        parsed = make_url(url)
-    except (exc.ArgumentError, ValueError):
+    if isinstance(url, str) and (found := _SQLITE.fullmatch(url)):
+        host, path, options = found.groups(default="")
+        return _sqlite_url(host, unquote(path), _options(options))
+    from durable_graph.store.engines import read_url  # late: it imports SQLAlchemy
+
+    parsed = read_url(url)
+    if parsed is None:
         raise _wrong_url(
             "cannot be read as a database URL",
             "Write sqlite:///runs.db, or postgresql+psycopg://user:password@host/database with special characters"
             " in the password percent-encoded.",
-        ) from None
+        )
     if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
-        return _sqlite_url(parsed)
+        return _sqlite_url(parsed.host, parsed.database, parsed.query)
     if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
         _pool_size(parsed)
         return parsed.set(drivername="postgresql+psycopg")
@@ -62,27 +91,37 @@ def parse_url(url: str | URL) -> URL:
     )
 
 
-def _sqlite_url(url: URL) -> URL:
-    if url.host:
-        raise _wrong_url(f"{url.host!r} stands where a host would", "A path follows three slashes: sqlite:///runs.db")
-    if not url.database or url.database == ":memory:":
+_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?://([^/?@]*)(?:/([^?]*))?(?:\?(.*))?", re.DOTALL)
+
+
+def _options(text: str) -> Options:
+    options: dict[str, str | tuple[str, ...]] = {}
+    for name, value in parse_qsl(text):
+        options[name] = (*options[name], value) if name in options else value
+    return options
+
+
+def _sqlite_url(host: str | None, path: str | None, options: Options) -> SqliteUrl:
+    if host:
+        raise _wrong_url(f"{host!r} stands where a host would", "A path follows three slashes: sqlite:///runs.db")
+    if not path or path == ":memory:":
         raise _wrong_url(
             "is a database in memory, and nothing in it would survive",
             "Name a file, sqlite:///runs.db, or use compile(checkpointer=False).",
         )
-    if unknown := sorted(set(url.query) - {"synchronous", "timeout"}):
+    if unknown := sorted(options.keys() - {"synchronous", "timeout"}):
         raise _wrong_url(f"{unknown[0]!r} is no option of SQLite here", "Options are synchronous and timeout.")
-    return url.set(drivername="sqlite", database=str(Path(url.database).absolute()))
+    return SqliteUrl(str(Path(path).absolute()), options)
 
 
-def _synchronous(url: URL) -> str:
+def _synchronous(url: SqliteUrl) -> str:
     given = url.query.get("synchronous", "FULL")
     if isinstance(given, str) and given.upper() in SYNCHRONOUS:
         return given.upper()
     raise _wrong_url(f"synchronous={given!r} is not possible", f"Choose one of {', '.join(SYNCHRONOUS)}.")
 
 
-def _timeout(url: URL) -> float:
+def _timeout(url: SqliteUrl) -> float:
     given = url.query.get("timeout", "5")
     with suppress(TypeError, ValueError):
         seconds = float(given)  # type: ignore[arg-type]  # a tuple, when given twice, is a TypeError
@@ -102,14 +141,20 @@ def _wrong_url(problem: str, fix: str) -> ArgumentError:
     return ArgumentError(argument="database URL", problem=problem, fix=fix)
 
 
-def display(url: URL) -> str:
+def display(url: Address) -> str:
     """The URL for messages: no password, in the query neither."""
+    if isinstance(url, SqliteUrl):
+        return str(url)
     shown = {key: "***" if "password" in key.lower() else value for key, value in url.query.items()}
     return url.set(query=shown).render_as_string(hide_password=True)
 
 
-def database_at(url: URL) -> Sqlite | Postgres:
-    return Sqlite(url) if url.get_backend_name() == "sqlite" else Postgres(url)
+def backend_of(url: Address) -> str:
+    return "sqlite" if isinstance(url, SqliteUrl) else "postgresql"
+
+
+def database_at(url: Address) -> Sqlite | Postgres:
+    return Sqlite(url) if isinstance(url, SqliteUrl) else Postgres(url)
 
 
 # --- what both have in common -----------------------------------------------------------------
@@ -118,11 +163,11 @@ def database_at(url: URL) -> Sqlite | Postgres:
 class Database(ABC):
     """One open database. Once closed it stays closed; its users open another."""
 
-    engine: Engine
+    pool: Any  # SQLAlchemy's, or what can do as much of it as is used here
     begin: str  # opens a transaction that writes
     binary: ClassVar[dict[str, bool]]  # for `execute`, to get results in their shortest form
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: Address) -> None:
         self.url = url
         self.name = display(url)
         self.closed = False
@@ -201,8 +246,7 @@ class Database(ABC):
     @contextmanager
     def reader(self) -> Iterator[Any]:
         """A connection of one's own for a moment."""
-        pool = self.engine.pool
-        pooled = pool.connect()
+        pooled = self.pool.connect()
         connection: Any = pooled.driver_connection
         try:
             yield connection
@@ -215,7 +259,7 @@ class Database(ABC):
         finally:
             pooled.close()
             if self.closed:  # closed meanwhile: what has just come back must not stay
-                pool.dispose()
+                self.pool.dispose()
 
     def is_sound(self, connection: Any) -> bool:
         """Whether the next user can have this connection after an error."""
@@ -240,11 +284,12 @@ class Database(ABC):
         """Any error as the one to raise."""
         if isinstance(error, Lost):
             error = error.__cause__ or error
-        if isinstance(error, exc.DBAPIError):
+        exc: Any = sys.modules.get("sqlalchemy.exc")  # what is not imported has raised nothing
+        if exc is not None and isinstance(error, exc.DBAPIError):
             error = error.orig or error
         if (ours := self.explain(error)) is not None:
             return ours
-        if isinstance(error, (exc.SQLAlchemyError, Lost)):
+        if isinstance(error, Lost) or (exc is not None and isinstance(error, exc.SQLAlchemyError)):
             return self.unavailable(_first_line(error), "Check the database and its URL.")
         return error
 
@@ -259,7 +304,7 @@ class Database(ABC):
 
     def close(self) -> None:
         self.closed = True
-        self.engine.pool.dispose()
+        self.pool.dispose()
 
 
 def _first_line(error: BaseException) -> str:
@@ -299,26 +344,74 @@ class _Ticket:
         return self.written is not None or self.error is not None
 
 
+class SqlitePool:
+    """Connections for readers. Those that nobody uses wait for the next one; so many at most, more are closed."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection], idle: int) -> None:
+        self._connect = connect
+        self._places = idle
+        self._idle: deque[sqlite3.Connection] = deque()
+
+    def connect(self) -> PooledConnection:
+        with suppress(IndexError):
+            return PooledConnection(self, self._idle.pop())
+        return PooledConnection(self, self._connect())
+
+    def take_back(self, connection: sqlite3.Connection) -> None:
+        if len(self._idle) < self._places:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def dispose(self) -> None:
+        with suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+
+@dataclass(slots=True)
+class PooledConnection:
+    pool: SqlitePool
+    driver_connection: sqlite3.Connection | None  # None once it has been given back
+
+    def invalidate(self) -> None:
+        """Not to be used again."""
+        connection, self.driver_connection = self.driver_connection, None
+        if connection is not None:
+            connection.close()
+
+    def close(self) -> None:
+        connection, self.driver_connection = self.driver_connection, None
+        if connection is not None:
+            self.pool.take_back(connection)
+
+
 class Sqlite(Database):
     begin = "BEGIN IMMEDIATE"  # asks for the write lock at once, which is when SQLite can still wait for it
     binary: ClassVar[dict[str, bool]] = {}
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: SqliteUrl) -> None:
         super().__init__(url)
-        self._path = Path(url.database or "")
+        self._path = Path(url.database)
         self._timeout = _timeout(url)
         self._synchronous = _synchronous(url)
         self._writer: sqlite3.Connection | None = None
         # Re-entrant, so that a signal handler that closes the store cannot lock itself out.
         self._writing = threading.RLock()
         self._waiting: deque[_Ticket] = deque()
-        self.engine = create_engine(
-            "sqlite+pysqlite:///",
-            creator=self._connect,
-            poolclass=NullPool if self._is_frozen() else QueuePool,
-            pool_reset_on_return=None,  # nothing to reset: readers end their statements
-        )
-        event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql(self.begin))
+        self.pool = SqlitePool(self._connect, 0 if self._is_frozen() else IDLE_READERS)
+        self._engine: Engine | None = None
+        self._making = threading.Lock()
+
+    @property
+    def engine(self) -> Engine:
+        """For transactions of nodes and migrations."""
+        from durable_graph.store.engines import sqlite_engine  # late: it imports SQLAlchemy
+
+        with self._making:
+            if self._engine is None:
+                self._engine = sqlite_engine(self._connect, self.begin)
+            return self._engine
 
     def _connect(self) -> sqlite3.Connection:
         path, uri = str(self._path), False
@@ -349,7 +442,7 @@ class Sqlite(Database):
         return not connection.in_transaction
 
     def connect(self) -> Connection:
-        return self.engine.connect()  # the listener above makes its transaction a writing one from the start
+        return self.engine.connect()
 
     # --- writing: one at a time, and who waits together commits together
 
@@ -456,14 +549,14 @@ class Sqlite(Database):
             writer.execute(self.begin)
             if self.schema_version(writer) is None:  # another process may have been here meanwhile
                 self._refuse_foreign(writer)
-                for statement in creation(self.engine.dialect):
+                for statement in texts("sqlite")["creation"].split(";"):
                     writer.execute(statement)
                 writer.execute(f"PRAGMA application_id={APPLICATION_ID}")
                 writer.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
             writer.execute("COMMIT")
 
     def schema_change(self) -> AbstractContextManager[Connection]:
-        return self.engine.begin()  # the listener above makes it BEGIN IMMEDIATE
+        return self.engine.begin()
 
     def _refuse_foreign(self, connection: Any) -> None:
         tables = self.tables(connection)
@@ -501,6 +594,8 @@ class Sqlite(Database):
     def close(self) -> None:
         with self._writing:
             super().close()
+            if self._engine is not None:
+                self._engine.pool.dispose()
             writer, self._writer = self._writer, None
             if writer is not None:
                 writer.close()
@@ -557,21 +652,25 @@ class Postgres(Database):
 
     def __init__(self, url: URL) -> None:
         super().__init__(url)
+        from durable_graph.store.engines import postgres_engine  # late: it imports SQLAlchemy
+
+        size = _pool_size(url)
         try:
             import psycopg
 
             # `transaction` has rolled back what there was
-            self.engine = _engine(url, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
+            self.engine = postgres_engine(
+                url, size, self._set_up, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
+            )
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
-            self._nodes_engine = _engine(url, isolation_level="READ COMMITTED")
+            self._nodes_engine = postgres_engine(url, size, self._set_up, isolation_level="READ COMMITTED")
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
         self._driver = psycopg
-        for engine in (self.engine, self._nodes_engine):
-            event.listen(engine, "connect", self._set_up)
-        self._leaders = _pool_size(url)  # threads that may yet commit at the same time
+        self.pool = self.engine.pool
+        self._leaders = size  # threads that may yet commit at the same time
         self._waiting: list[_Ticket] = []
         self._turn = threading.Condition()
 
@@ -688,6 +787,8 @@ class Postgres(Database):
 
     def vacuum(self) -> tuple[int, int]:
         """Room for new rows; the files become shorter only where their ends are empty. Nobody has to wait."""
+        from durable_graph.store.tables import metadata  # late: it imports SQLAlchemy
+
         names = list(metadata.tables)
         sizes = " + ".join(f"pg_total_relation_size('{name}')" for name in names)
         with self.reader() as connection:
@@ -702,11 +803,13 @@ class Postgres(Database):
 
     @contextmanager
     def schema_change(self) -> Iterator[Connection]:
+        from durable_graph.store.tables import version  # late: it imports SQLAlchemy
+
         with self.engine.connect() as connection:
             connection = connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin():
                 version.create(connection, checkfirst=True)
-                connection.execute(text(f"LOCK TABLE {VERSION_TABLE} IN EXCLUSIVE MODE"))
+                connection.exec_driver_sql(f"LOCK TABLE {VERSION_TABLE} IN EXCLUSIVE MODE")
                 yield connection
 
     def create_schema(self, connection: Any) -> None:
@@ -722,21 +825,3 @@ class Postgres(Database):
             return SchemaError(store=self.name, problem=problem, fix=fix)
         fix = _POSTGRES_FIXES.get(state) or _POSTGRES_FIXES.get(state[:2])
         return self.unavailable(problem, fix or "Check that the server runs and that the URL names it.")
-
-
-def _engine(url: URL, **settings: Any) -> Engine:
-    return create_engine(
-        url.difference_update_query(["pool_size"]),
-        paramstyle="format",
-        hide_parameters=True,
-        use_native_hstore=False,  # spares a query
-        pool_size=_pool_size(url),
-        max_overflow=0,
-        pool_use_lifo=True,
-        connect_args={
-            "prepare_threshold": 1,  # from the second time on
-            "fallback_application_name": "durable_graph",
-            "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
-        },
-        **settings,
-    )

@@ -12,14 +12,14 @@ from pathlib import Path
 from sqlalchemy import URL, exc
 
 from durable_graph.errors import ArgumentError, StoreUnavailableError
-from durable_graph.store.databases import Database, database_at, parse_url
-from durable_graph.store.tables import REVISION, SCHEMA_VERSION
+from durable_graph.store.databases import Address, Database, SqliteUrl, database_at, parse_url
+from durable_graph.store.version import REVISION, SCHEMA_VERSION
 
 
 def current(url: str | URL) -> tuple[int | None, int]:
     """The version of the database's schema, None without one, and the version that this library needs."""
     parsed = parse_url(url)
-    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").exists():
+    if isinstance(parsed, SqliteUrl) and not Path(parsed.database).exists():
         return None, SCHEMA_VERSION  # to look must not make the file
     with _opened(parsed) as database, database.reader() as connection:
         return database.schema_version(connection), SCHEMA_VERSION
@@ -71,7 +71,7 @@ def migrations() -> Path:
 
 
 @contextmanager
-def _opened(url: URL) -> Iterator[Database]:
+def _opened(url: Address) -> Iterator[Database]:
     database = database_at(url)
     try:
         yield database

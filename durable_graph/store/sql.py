@@ -1,8 +1,8 @@
-"""The store in SQL: one definition of each statement, for SQLite and Postgres.
+"""The store in SQL, for SQLite and Postgres.
 
-The rule: `SqlStore` says what is read and written, `Statements` holds the SQL, made once from the tables; how a
-database is opened, shared between threads and fails is in `databases.py`. The hot path is `append` of one row: one
-prepared INSERT that carries its own fence, and one commit.
+The rule: `SqlStore` says what is read and written; the SQL is made in `statements.py`; how a database is opened,
+shared between threads and fails is in `databases.py`. The hot path is `append` of one row: one prepared INSERT that
+carries its own fence, and one commit. SQLAlchemy is imported only for a node's own transaction, and for Postgres.
 """
 
 from __future__ import annotations
@@ -12,35 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import cache
-from typing import Any, TypeAlias, TypeVar
-
-from sqlalchemy import (
-    CTE,
-    URL,
-    BigInteger,
-    BindParameter,
-    Column,
-    ColumnElement,
-    Dialect,
-    Select,
-    Table,
-    Text,
-    bindparam,
-    delete,
-    event,
-    exists,
-    func,
-    literal_column,
-    or_,
-    select,
-    true,
-    tuple_,
-    update,
-)
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
-from sqlalchemy.sql import ClauseElement
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError, ThreadExistsError
 from durable_graph.store import (
@@ -61,17 +33,20 @@ from durable_graph.store import (
     check_text,
     origin_of,
 )
-from durable_graph.store.databases import BATCH_BYTES, Database, Lost, database_at, display, parse_url
-from durable_graph.store.tables import cache as kept
-from durable_graph.store.tables import checkpoints, signals, snapshots, stubs, threads
+from durable_graph.store.databases import BATCH_BYTES, Database, Lost, backend_of, database_at, display, parse_url
+from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 BATCH_ROWS = 500
+TABLES = ("threads", "checkpoints", "snapshots", "stubs", "signals")
+RESTORED: dict[type, str] = {Row: "restore_row", Stub: "put_stub", Signal: "send"}  # the statements for it
 PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
 BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
 
-Bound: TypeAlias = tuple[str, Sequence[Any]]  # a statement and its values
 Result = TypeVar("Result")
 
 
@@ -81,8 +56,9 @@ class SqlStore:
     def __init__(self, url: str | URL) -> None:
         self._url = parse_url(url)
         self.name = display(self._url)
-        self.exclusive = self._url.get_backend_name() == "sqlite"
-        self._sql = statements(self._url.get_backend_name())
+        backend = backend_of(self._url)
+        self.exclusive = backend == "sqlite"
+        self._sql = Statements(backend)
         self._database: Database | None = None
         self._opening = threading.RLock()
         self._finalizer: weakref.finalize[..., SqlStore] | None = None
@@ -216,7 +192,7 @@ class SqlStore:
                         raise ThreadExistsError(thread_id=there)
                     first = False
                 elif item.thread_id != there:
-                    connection.execute(*self._sql.restore[type(item)].bind(**item._asdict()))
+                    connection.execute(*self._sql.form(RESTORED[type(item)]).bind(**item._asdict()))
                 elif isinstance(item, Row):
                     found = connection.execute(*self._sql.hash.bind(thread_id=there, step=item.step)).fetchall()
                     if [bytes(one) for (one,) in found] != [item.hash]:
@@ -287,7 +263,8 @@ class SqlStore:
     def _trim(self, database: Database, thread_id: str, until: int) -> None:
         with database.transaction() as connection:
             connection.execute(database.begin)
-            for statement in self._sql.trim:
+            for table in ("checkpoints", "snapshots"):
+                statement = self._sql.form("trim", table)
                 connection.execute(*statement.bind(thread_id=thread_id, until=_clamp(until)))
             connection.execute("COMMIT")
 
@@ -339,7 +316,7 @@ class SqlStore:
         wanted = {column: value for column, value in given.items() if value is not None}
         for argument, value in wanted.items():
             check_text(argument, value)
-        statement = self._sql.threads(tuple(wanted)).bind(**wanted, count=_count(limit))
+        statement = self._sql.form("threads", *wanted).bind(**wanted, count=_count(limit))
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 
     def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
@@ -380,7 +357,7 @@ class SqlStore:
     def _batch(
         self, database: Database, page: Statement, thread_id: str, after: int, until: int, count: int
     ) -> list[Row]:
-        statement = page.bind(thread_id=thread_id, after=after, until=until, count=count)
+        statement = page.bind(thread_id=thread_id, after=after, until=until, count=count, bytes=BATCH_BYTES)
         return [Row._make(found) for found in database.fetch(*statement, sized=BODY)]
 
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
@@ -518,7 +495,9 @@ class SqlTransaction:
             raise
         self._driver: Any = self.connection.connection.driver_connection
         self._committing = False
-        event.listen(self.connection, "commit", self._refuse_others)
+        from durable_graph.store.engines import on_commit  # late: it imports SQLAlchemy
+
+        on_commit(self.connection, self._refuse_others)
 
     def _refuse_others(self, _: object) -> None:
         if not self._committing:
@@ -623,139 +602,41 @@ if hasattr(os, "register_at_fork"):
 # --- statements -------------------------------------------------------------------------------
 
 
-class Statement:
-    """One statement, compiled for a database."""
-
-    def __init__(self, statement: ClauseElement, dialect: Dialect) -> None:
-        compiled = statement.compile(dialect=dialect)
-        self.text = str(compiled)
-        self.names: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        self._fixed = compiled.params  # SQLAlchemy's own, such as OFFSET 0
-
-    def bind(self, **values: Any) -> Bound:
-        given = {**self._fixed, **values}
-        return self.text, [given[name] for name in self.names]
-
-
 class Statements:
-    """Every statement, made once from the tables. A parameter has the name of its column, or is `after`, `until` or
-    `count`; in a change of a thread's row the new values have `new_` before it."""
+    """Every statement of `statements.py` that has one form is an attribute here, made at its first use: of most a
+    program never makes any."""
 
-    def __init__(self, dialect: Dialect) -> None:
-        self._dialect = dialect
-        self._insert = sqlite.insert if dialect.name == "sqlite" else postgresql.insert
-        self.append = self._append()
-        self.append_fork = self._append_fork()
-        self.put_snapshot = self._put_snapshot()
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._forms: dict[str, Statement] = {}
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
-        tables = (threads, checkpoints, snapshots, stubs, signals)
-        self.delete = [self._made(delete(table).where(_is(table.c.thread_id))) for table in tables]
-        self.called = self._called()
-        self.restore_thread = self._made(self._insert(threads).on_conflict_do_nothing())
-        self.hash = self._made(select(checkpoints.c.hash).where(_is(checkpoints.c.thread_id), _is(checkpoints.c.step)))
-        self.family = self._made(select(self._family().c.thread_id))
-        self.roots = self._roots()
-        self.forks = self._forks()
-        self.size = self._size()
-        self.size_before = self._size_before()
-        self.next_epoch = self._next_epoch()
-        self.lock = self._made(update(threads).where(_is(threads.c.thread_id)).values(epoch=threads.c.epoch))
-        self.no_fork = self._no_fork()
-        self.stub = self._made(select(stubs).where(_is(stubs.c.thread_id)))
-        self.put_stub = self._put_stub()
-        self.trim = [self._trim(table) for table in (checkpoints, snapshots)]
-        self.thread = self._made(select(threads).where(_is(threads.c.thread_id)))
-        self.rows = self._page(newest_first=False)
-        self.newest_rows = self._page(newest_first=True)
-        self.snapshot = self._snapshot()
-        self.send = self._made(self._insert(signals).on_conflict_do_nothing())
-        self.restore = {Row: self._made(self._insert(checkpoints)), Stub: self.put_stub, Signal: self.send}
-        self.signals = self._made(select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id))
-        self.take_signal = self._made(delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id)))
-        self.recall = self._recall()
-        self.keep = self._keep()
-        self.purge = self._purge()
-        self.forget = self._made(delete(kept).where(_is(kept.c.namespace)))
-        self.forget_all = self._made(delete(kept))
-        self.threads = cache(self._threads)
-        self.running = self._running()
-        self._renewal = cache(self._renewal_of)
-        self._new_thread = cache(self._new_thread_with)
-        self._change_thread = cache(self._change_thread_in)
+        self.delete = [self.form("delete", table) for table in TABLES]
 
-    def _called(self) -> Statement:
-        """The threads that a thread called, and those that they called."""
-        calls = select(threads.c.thread_id).where(threads.c.called_by == bindparam("thread_id", type_=Text()))
-        below = calls.cte("below", recursive=True)
-        deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
-        return self._made(select(below.union(deeper).c.thread_id))
+    def __getattr__(self, name: str) -> Statement:
+        statement = self.form(name)
+        setattr(self, name, statement)
+        return statement
 
-    def _family(self) -> CTE:
-        """A thread and all that were called below it."""
-        family = select(threads.c.thread_id).where(_is(threads.c.thread_id)).cte("family", recursive=True)
-        deeper = select(threads.c.thread_id).join(family, threads.c.called_by == family.c.thread_id)
-        return family.union(deeper)
+    def form(self, name: str, *arguments: str) -> Statement:
+        """Of a statement that has several."""
+        name = full_name(name, arguments)
+        if name not in self._forms:
+            text = texts(self._backend).get(name) or self._made(name)
+            self._forms[name] = Statement(text, MARKS[self._backend])
+        return self._forms[name]
 
-    def _forks(self) -> Statement:
-        family, found = self._family(), threads.c
-        inside = select(family.c.thread_id)
-        forks = select(found.thread_id, found.parent_thread_id, found.parent_step)
-        return self._made(forks.where(found.parent_thread_id.in_(inside), found.thread_id.not_in(inside)))
+    def _made(self, name: str) -> str:
+        from durable_graph.store.statements import made  # late: it imports SQLAlchemy, which is seldom needed
 
-    def _roots(self) -> Statement:
-        at, name = threads.c.updated_at, threads.c.thread_id
-        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
-        wanted = threads.c.called_by.is_(None), at < bindparam("before", type_=Text()), behind
-        return self._made(select(threads).where(*wanted).order_by(at, name).limit(_number("count")))
-
-    def _size(self) -> Statement:
-        inside = select(self._family().c.thread_id)
-
-        def total(content: Column[Any]) -> ColumnElement[Any]:
-            size = func.coalesce(func.sum(func.length(content)), 0)
-            return select(size).where(content.table.c.thread_id.in_(inside)).scalar_subquery()
-
-        def count(table: Table) -> ColumnElement[Any]:
-            return select(func.count()).where(table.c.thread_id.in_(inside)).scalar_subquery()
-
-        held = [total(content) for content in (snapshots.c.state, stubs.c.state, signals.c.value)]
-        return self._made(select(count(threads), count(checkpoints), sum(held, total(checkpoints.c.body))))
-
-    def _size_before(self) -> Statement:
-        def total(content: Column[Any], value: ColumnElement[Any]) -> ColumnElement[Any]:
-            found = content.table.c
-            before = select(func.coalesce(value, 0)).where(_is(found.thread_id), found.step < _number("until"))
-            return before.scalar_subquery()
-
-        rows, kept = checkpoints.c.body, snapshots.c.state
-        held = total(rows, func.sum(func.length(rows))) + total(kept, func.sum(func.length(kept)))
-        return self._made(select(literal_column("0"), total(rows, func.count()), held))
-
-    def _next_epoch(self) -> Statement:
-        seen = _is(threads.c.thread_id), _is(threads.c.epoch)
-        return self._made(update(threads).where(*seen).values(epoch=_number("next_epoch")))
-
-    def _no_fork(self) -> Statement:
-        none = {"parent_thread_id": None, "parent_step": None}
-        return self._made(update(threads).where(_is(threads.c.thread_id)).values(none))
-
-    def _put_stub(self) -> Statement:
-        insert = self._insert(stubs)
-        new = {name: insert.excluded[name] for name in Stub._fields[1:]}
-        return self._made(insert.on_conflict_do_update(index_elements=list(stubs.primary_key), set_=new))
-
-    def _trim(self, table: Table) -> Statement:
-        stands_for = select(stubs.c.step).where(_is(stubs.c.thread_id)).scalar_subquery()
-        old = table.c.step < _number("until"), table.c.step < stands_for
-        return self._made(delete(table).where(_is(table.c.thread_id), *old))
+        return made(self._backend, name)
 
     def claim(self, thread_id: str, claim: Claim) -> Bound:
         """The change of a thread's row that happens only if its epoch is the one seen."""
         check_claim(thread_id, claim)
         new = {f"new_{column}": value for column, value in claim.values.items()}
         if claim.epoch is None:
-            return self._new_thread(tuple(claim.values)).bind(new_thread_id=thread_id, **new)
-        return self._change_thread(tuple(claim.values)).bind(thread_id=thread_id, epoch=claim.epoch, **new)
+            return self.form("new_thread", *claim.values).bind(new_thread_id=thread_id, **new)
+        return self.form("change_thread", *claim.values).bind(thread_id=thread_id, epoch=claim.epoch, **new)
 
     def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> Bound:
         """The new expiry of these leases. Owners are never the same twice, so they need not be paired with their
@@ -763,119 +644,4 @@ class Statements:
         padded = [*leases, *[leases[-1]] * ((1 << (len(leases) - 1).bit_length()) - len(leases))]
         given = {f"thread_{place}": thread_id for place, (thread_id, _) in enumerate(padded)}
         given |= {f"owner_{place}": owner for place, (_, owner) in enumerate(padded)}
-        return self._renewal(len(padded)).bind(new_lease_expires_at=expires_at, **given)
-
-    def _renewal_of(self, number: int) -> Statement:
-        def one_of(column: Column[Any], name: str) -> ColumnElement[bool]:
-            return column.in_([bindparam(f"{name}_{place}", type_=column.type) for place in range(number)])
-
-        held = one_of(threads.c.thread_id, "thread"), one_of(threads.c.lease_owner, "owner")
-        return self._made(update(threads).where(*held).values(_new("lease_expires_at")))
-
-    def _append(self) -> Statement:
-        """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
-        appends under way, so that none of them commits after it."""
-        return self._append_if()
-
-    def _append_fork(self) -> Statement:
-        """The same, if the step that it continues has not been pruned."""
-        origin, begun = checkpoints.alias("origin"), bindparam("parent_step", type_=BigInteger())
-        name = bindparam("origin", type_=Text())
-        there = exists().where(origin.c.thread_id == name, origin.c.step == begun)
-        return self._append_if(there, ~exists().where(stubs.c.thread_id == name, stubs.c.step > begun))
-
-    def _append_if(self, *also: ColumnElement[bool]) -> Statement:
-        row = [bindparam(column.name, type_=column.type) for column in checkpoints.c]
-        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch), *also)
-        insert = self._insert(checkpoints).from_select(list(checkpoints.c), fenced.with_for_update(read=True))
-        return self._made(insert.on_conflict_do_nothing())
-
-    def _put_snapshot(self) -> Statement:
-        insert = self._insert(snapshots)
-        key = list(snapshots.primary_key)
-        return self._made(insert.on_conflict_do_update(index_elements=key, set_={"state": insert.excluded.state}))
-
-    def _new_thread_with(self, columns: tuple[str, ...]) -> Statement:
-        return self._made(self._insert(threads).values(_new("thread_id", *columns)).on_conflict_do_nothing())
-
-    def _change_thread_in(self, columns: tuple[str, ...]) -> Statement:
-        seen = _is(threads.c.thread_id), _is(threads.c.epoch)
-        return self._made(update(threads).where(*seen).values(_new(*columns)))
-
-    def _threads(self, columns: tuple[str, ...]) -> Statement:
-        newest = select(threads).order_by(threads.c.updated_at.desc(), threads.c.thread_id)
-        wanted = [_is(threads.c[column]) for column in columns]
-        return self._made(newest.where(true(), *wanted).limit(_number("count")))
-
-    def _running(self) -> Statement:
-        status, graph, at, name = (threads.c[each] for each in ("status", "graph", "updated_at", "thread_id"))
-        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
-        page = select(threads).where(_is(status), _is(graph), behind).order_by(at, name)
-        return self._made(page.limit(_number("count")))
-
-    def _snapshot(self) -> Statement:
-        found = snapshots.c
-        newest = select(found.step, found.state).order_by(found.step.desc()).limit(1)
-        return self._made(newest.where(_is(found.thread_id), found.step <= _number("until")))
-
-    def _recall(self) -> Statement:
-        fresh = or_(kept.c.expires_at.is_(None), kept.c.expires_at > _now())
-        return self._made(select(kept.c.value).where(_is(kept.c.namespace), _is(kept.c.key), fresh))
-
-    def _keep(self) -> Statement:
-        insert = self._insert(kept)
-        new = {"value": insert.excluded.value, "expires_at": insert.excluded.expires_at}
-        return self._made(insert.on_conflict_do_update(index_elements=list(kept.primary_key), set_=new))
-
-    def _purge(self) -> Statement:
-        """A few of those that have expired, oldest first; on Postgres not those that somebody is just replacing."""
-        expired = select(kept.c.namespace, kept.c.key).where(kept.c.expires_at <= _now())
-        expired = expired.order_by(kept.c.expires_at).limit(_number("count")).with_for_update(skip_locked=True)
-        return self._made(delete(kept).where(tuple_(kept.c.namespace, kept.c.key).in_(expired)))
-
-    def _page(self, *, newest_first: bool) -> Statement:
-        thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
-        page = select(checkpoints).where(_is(thread_id), step > _number("after"), step <= _number("until"))
-        page = page.order_by(step.desc() if newest_first else step).limit(_number("count"))
-        if self._dialect.name == "postgresql":
-            page = _within_bytes(page, newest_first=newest_first)
-        return self._made(page)
-
-    def _made(self, statement: ClauseElement) -> Statement:
-        return Statement(statement, self._dialect)
-
-
-def _within_bytes(page: Select[Any], *, newest_first: bool) -> Select[Any]:
-    """Postgres sends a whole result at once, so the result itself has to end at BATCH_BYTES. SQLite hands out one row
-    after the other, and would read 40 times as long for this."""
-    rows = page.subquery()
-    order = rows.c.step.desc() if newest_first else rows.c.step
-    before = func.sum(func.octet_length(rows.c.body)).over(order_by=order, rows=(None, -1))
-    sized = select(rows, func.coalesce(before, 0).label("before")).subquery()
-    order = sized.c.step.desc() if newest_first else sized.c.step
-    columns = [sized.c[column.name] for column in checkpoints.c]
-    return select(*columns).where(sized.c.before < BATCH_BYTES).order_by(order)
-
-
-def _is(column: Column[Any]) -> ColumnElement[bool]:
-    return column == bindparam(column.name, type_=column.type)
-
-
-def _new(*columns: str) -> dict[str, BindParameter[Any]]:
-    return {name: bindparam(f"new_{name}", type_=threads.c[name].type) for name in columns}
-
-
-def _now() -> BindParameter[str]:
-    return bindparam("now", type_=Text())
-
-
-def _number(name: str) -> BindParameter[int]:
-    return bindparam(name, type_=BigInteger())
-
-
-@cache
-def statements(backend: str) -> Statements:
-    # Positional parameters for both: what is bound is then the row itself.
-    if backend == "sqlite":
-        return Statements(sqlite.dialect())
-    return Statements(PGDialect_psycopg(paramstyle="format"))  # type: ignore[no-untyped-call]
+        return self.form("renew", str(len(padded))).bind(new_lease_expires_at=expires_at, **given)

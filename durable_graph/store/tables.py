@@ -2,7 +2,7 @@
 
 The rule: what people filter on is a column, everything else is inside `body`. Columns stand in the order of `Row` and
 `Thread`. A change here needs a migration of the same number; `tests/test_migrations.py` compares the two.
-Imports nothing of the library, so that migrations written today still run on the library of tomorrow.
+Imports nothing of the library but the version, so that migrations written today still run on the library of tomorrow.
 """
 
 from __future__ import annotations
@@ -10,10 +10,7 @@ from __future__ import annotations
 from sqlalchemy import BigInteger, Column, Dialect, Index, LargeBinary, MetaData, String, Table, Text, insert
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-SCHEMA_VERSION = 1  # the newest migration is of this number; also SQLite's `user_version`
-REVISION = f"{SCHEMA_VERSION:04d}"  # the same for Alembic
-APPLICATION_ID = 0x64_67_72_66  # "dgrf": what `file` and SQLite's `application_id` know our files by
-VERSION_TABLE = "durable_graph_version"  # not Alembic's default, which an application beside us may use
+from durable_graph.store.version import REVISION, VERSION_TABLE
 
 metadata = MetaData(naming_convention={"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"})
 

@@ -1,0 +1,53 @@
+"""What SQLAlchemy does for a database beyond defining it: transactions for nodes and migrations, and all of Postgres'
+connections.
+
+The rule: `databases.py` imports this when one of these is needed. Importing SQLAlchemy takes longer than everything
+else in a first run on a new SQLite file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
+
+
+def read_url(text: str | URL) -> URL | None:
+    try:
+        return make_url(text)
+    except (exc.ArgumentError, ValueError):
+        return None
+
+
+def sqlite_engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engine:
+    """For transactions that write from their beginning."""
+    engine = create_engine("sqlite+pysqlite:///", creator=connect, poolclass=QueuePool, pool_reset_on_return=None)
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(begin))
+    return engine
+
+
+def postgres_engine(url: URL, size: int, set_up: Callable[[Any, object], None], **settings: Any) -> Engine:
+    """A pool of so many connections, each set up before its first use."""
+    engine = create_engine(
+        url.difference_update_query(["pool_size"]),
+        paramstyle="format",
+        hide_parameters=True,
+        use_native_hstore=False,  # spares a query
+        pool_size=size,
+        max_overflow=0,
+        pool_use_lifo=True,
+        connect_args={
+            "prepare_threshold": 1,  # from the second time on
+            "fallback_application_name": "durable_graph",
+            "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
+        },
+        **settings,
+    )
+    event.listen(engine, "connect", set_up)
+    return engine
+
+
+def on_commit(connection: Connection, call: Callable[[object], None]) -> None:
+    event.listen(connection, "commit", call)

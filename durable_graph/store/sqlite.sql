@@ -1,0 +1,328 @@
+-- Written by `python -m durable_graph.store.statements`: not to be changed here.
+
+-- name: append
+INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, task, run_id, epoch, body, created_at, hash) SELECT :thread_id AS anon_1, :step AS anon_2, :parent_step AS anon_3, :kind AS anon_4, :superstep AS anon_5, :node AS anon_6, :task AS anon_7, :run_id AS anon_8, :epoch AS anon_9, :body AS anon_10, :created_at AS anon_11, :hash AS anon_12
+FROM threads
+WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch ON CONFLICT DO NOTHING;
+
+-- name: append_fork
+INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, task, run_id, epoch, body, created_at, hash) SELECT :thread_id AS anon_1, :step AS anon_2, :parent_step AS anon_3, :kind AS anon_4, :superstep AS anon_5, :node AS anon_6, :task AS anon_7, :run_id AS anon_8, :epoch AS anon_9, :body AS anon_10, :created_at AS anon_11, :hash AS anon_12
+FROM threads
+WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch AND (EXISTS (SELECT *
+FROM checkpoints AS origin
+WHERE origin.thread_id = :origin AND origin.step = :parent_step)) AND NOT (EXISTS (SELECT *
+FROM stubs
+WHERE stubs.thread_id = :origin AND stubs.step > :parent_step)) ON CONFLICT DO NOTHING;
+
+-- name: rows
+SELECT checkpoints.thread_id, checkpoints.step, checkpoints.parent_step, checkpoints.kind, checkpoints.superstep, checkpoints.node, checkpoints.task, checkpoints.run_id, checkpoints.epoch, checkpoints.body, checkpoints.created_at, checkpoints.hash
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND checkpoints.step <= :until ORDER BY checkpoints.step
+ LIMIT :count OFFSET 0;
+
+-- name: newest_rows
+SELECT checkpoints.thread_id, checkpoints.step, checkpoints.parent_step, checkpoints.kind, checkpoints.superstep, checkpoints.node, checkpoints.task, checkpoints.run_id, checkpoints.epoch, checkpoints.body, checkpoints.created_at, checkpoints.hash
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND checkpoints.step <= :until ORDER BY checkpoints.step DESC
+ LIMIT :count OFFSET 0;
+
+-- name: hash
+SELECT checkpoints.hash
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step = :step;
+
+-- name: restore_row
+INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, task, run_id, epoch, body, created_at, hash) VALUES (:thread_id, :step, :parent_step, :kind, :superstep, :node, :task, :run_id, :epoch, :body, :created_at, :hash);
+
+-- name: put_snapshot
+INSERT INTO snapshots (thread_id, step, state) VALUES (:thread_id, :step, :state) ON CONFLICT (thread_id, step) DO UPDATE SET state = excluded.state;
+
+-- name: snapshot
+SELECT snapshots.step, snapshots.state
+FROM snapshots
+WHERE snapshots.thread_id = :thread_id AND snapshots.step <= :until ORDER BY snapshots.step DESC
+ LIMIT 1 OFFSET 0;
+
+-- name: delete(threads)
+DELETE FROM threads WHERE threads.thread_id = :thread_id;
+
+-- name: delete(checkpoints)
+DELETE FROM checkpoints WHERE checkpoints.thread_id = :thread_id;
+
+-- name: delete(snapshots)
+DELETE FROM snapshots WHERE snapshots.thread_id = :thread_id;
+
+-- name: delete(stubs)
+DELETE FROM stubs WHERE stubs.thread_id = :thread_id;
+
+-- name: delete(signals)
+DELETE FROM signals WHERE signals.thread_id = :thread_id;
+
+-- name: thread
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.thread_id = :thread_id;
+
+-- name: new_thread(called_by, created_at, epoch, fingerprint, graph, lease_expires_at, lease_owner, lease_since, metadata, parent_step, parent_thread_id, status, updated_at, wake_at)
+INSERT INTO threads (thread_id, graph, fingerprint, status, epoch, parent_thread_id, parent_step, called_by, lease_owner, lease_since, lease_expires_at, wake_at, created_at, updated_at, metadata) VALUES (:new_thread_id, :new_graph, :new_fingerprint, :new_status, :new_epoch, :new_parent_thread_id, :new_parent_step, :new_called_by, :new_lease_owner, :new_lease_since, :new_lease_expires_at, :new_wake_at, :new_created_at, :new_updated_at, :new_metadata) ON CONFLICT DO NOTHING;
+
+-- name: change_thread(lease_expires_at, lease_owner, lease_since, status, updated_at, wake_at)
+UPDATE threads SET status=:new_status, lease_owner=:new_lease_owner, lease_since=:new_lease_since, lease_expires_at=:new_lease_expires_at, wake_at=:new_wake_at, updated_at=:new_updated_at WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
+
+-- name: change_thread(epoch, fingerprint, graph, lease_expires_at, lease_owner, lease_since, status, updated_at, wake_at)
+UPDATE threads SET graph=:new_graph, fingerprint=:new_fingerprint, status=:new_status, epoch=:new_epoch, lease_owner=:new_lease_owner, lease_since=:new_lease_since, lease_expires_at=:new_lease_expires_at, wake_at=:new_wake_at, updated_at=:new_updated_at WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
+
+-- name: change_thread(epoch, lease_expires_at, lease_owner, lease_since, status, updated_at, wake_at)
+UPDATE threads SET status=:new_status, epoch=:new_epoch, lease_owner=:new_lease_owner, lease_since=:new_lease_since, lease_expires_at=:new_lease_expires_at, wake_at=:new_wake_at, updated_at=:new_updated_at WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
+
+-- name: renew(1)
+UPDATE threads SET lease_expires_at=:new_lease_expires_at WHERE threads.thread_id IN (:thread_0) AND threads.lease_owner IN (:owner_0);
+
+-- name: renew(2)
+UPDATE threads SET lease_expires_at=:new_lease_expires_at WHERE threads.thread_id IN (:thread_0, :thread_1) AND threads.lease_owner IN (:owner_0, :owner_1);
+
+-- name: renew(4)
+UPDATE threads SET lease_expires_at=:new_lease_expires_at WHERE threads.thread_id IN (:thread_0, :thread_1, :thread_2, :thread_3) AND threads.lease_owner IN (:owner_0, :owner_1, :owner_2, :owner_3);
+
+-- name: renew(8)
+UPDATE threads SET lease_expires_at=:new_lease_expires_at WHERE threads.thread_id IN (:thread_0, :thread_1, :thread_2, :thread_3, :thread_4, :thread_5, :thread_6, :thread_7) AND threads.lease_owner IN (:owner_0, :owner_1, :owner_2, :owner_3, :owner_4, :owner_5, :owner_6, :owner_7);
+
+-- name: renew(16)
+UPDATE threads SET lease_expires_at=:new_lease_expires_at WHERE threads.thread_id IN (:thread_0, :thread_1, :thread_2, :thread_3, :thread_4, :thread_5, :thread_6, :thread_7, :thread_8, :thread_9, :thread_10, :thread_11, :thread_12, :thread_13, :thread_14, :thread_15) AND threads.lease_owner IN (:owner_0, :owner_1, :owner_2, :owner_3, :owner_4, :owner_5, :owner_6, :owner_7, :owner_8, :owner_9, :owner_10, :owner_11, :owner_12, :owner_13, :owner_14, :owner_15);
+
+-- name: restore_thread
+INSERT INTO threads (thread_id, graph, fingerprint, status, epoch, parent_thread_id, parent_step, called_by, lease_owner, lease_since, lease_expires_at, wake_at, created_at, updated_at, metadata) VALUES (:thread_id, :graph, :fingerprint, :status, :epoch, :parent_thread_id, :parent_step, :called_by, :lease_owner, :lease_since, :lease_expires_at, :wake_at, :created_at, :updated_at, :metadata) ON CONFLICT DO NOTHING;
+
+-- name: called
+WITH RECURSIVE below(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.called_by = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN below ON threads.called_by = below.thread_id)
+ SELECT below.thread_id
+FROM below;
+
+-- name: threads
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE 1 = 1 ORDER BY threads.updated_at DESC, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: threads(graph)
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.graph = :graph ORDER BY threads.updated_at DESC, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: threads(status)
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.status = :status ORDER BY threads.updated_at DESC, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: threads(graph, status)
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.graph = :graph AND threads.status = :status ORDER BY threads.updated_at DESC, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: running
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.status = :status AND threads.graph = :graph AND (threads.updated_at, threads.thread_id) > (:updated_at, :thread_id) ORDER BY threads.updated_at, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: family
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT family.thread_id
+FROM family;
+
+-- name: forks
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT threads.thread_id, threads.parent_thread_id, threads.parent_step
+FROM threads
+WHERE threads.parent_thread_id IN (SELECT family.thread_id
+FROM family) AND (threads.thread_id NOT IN (SELECT family.thread_id
+FROM family));
+
+-- name: roots
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.called_by IS NULL AND threads.updated_at < :before AND (threads.updated_at, threads.thread_id) > (:updated_at, :thread_id) ORDER BY threads.updated_at, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: size
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT (SELECT count(*) AS count_1
+FROM threads
+WHERE threads.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_1, (SELECT count(*) AS count_2
+FROM checkpoints
+WHERE checkpoints.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_2, (SELECT coalesce(sum(length(checkpoints.body)), 0) AS coalesce_1
+FROM checkpoints
+WHERE checkpoints.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(snapshots.state)), 0) AS coalesce_3
+FROM snapshots
+WHERE snapshots.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(stubs.state)), 0) AS coalesce_5
+FROM stubs
+WHERE stubs.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(signals.value)), 0) AS coalesce_7
+FROM signals
+WHERE signals.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_3;
+
+-- name: size_before
+SELECT 0, (SELECT coalesce(count(*), 0) AS coalesce_1
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step < :until) AS anon_1, (SELECT coalesce(sum(length(checkpoints.body)), 0) AS coalesce_3
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step < :until) + (SELECT coalesce(sum(length(snapshots.state)), 0) AS coalesce_5
+FROM snapshots
+WHERE snapshots.thread_id = :thread_id AND snapshots.step < :until) AS anon_2;
+
+-- name: lock
+UPDATE threads SET epoch=threads.epoch WHERE threads.thread_id = :thread_id;
+
+-- name: next_epoch
+UPDATE threads SET epoch=:next_epoch WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
+
+-- name: no_fork
+UPDATE threads SET parent_thread_id=NULL, parent_step=NULL WHERE threads.thread_id = :thread_id;
+
+-- name: stub
+SELECT stubs.thread_id, stubs.step, stubs.parent_hash, stubs.state, stubs.pruned_at, stubs.actor, stubs.hash
+FROM stubs
+WHERE stubs.thread_id = :thread_id;
+
+-- name: put_stub
+INSERT INTO stubs (thread_id, step, parent_hash, state, pruned_at, actor, hash) VALUES (:thread_id, :step, :parent_hash, :state, :pruned_at, :actor, :hash) ON CONFLICT (thread_id) DO UPDATE SET step = excluded.step, parent_hash = excluded.parent_hash, state = excluded.state, pruned_at = excluded.pruned_at, actor = excluded.actor, hash = excluded.hash;
+
+-- name: trim(checkpoints)
+DELETE FROM checkpoints WHERE checkpoints.thread_id = :thread_id AND checkpoints.step < :until AND checkpoints.step < (SELECT stubs.step
+FROM stubs
+WHERE stubs.thread_id = :thread_id);
+
+-- name: trim(snapshots)
+DELETE FROM snapshots WHERE snapshots.thread_id = :thread_id AND snapshots.step < :until AND snapshots.step < (SELECT stubs.step
+FROM stubs
+WHERE stubs.thread_id = :thread_id);
+
+-- name: send
+INSERT INTO signals (thread_id, id, name, value) VALUES (:thread_id, :id, :name, :value) ON CONFLICT DO NOTHING;
+
+-- name: signals
+SELECT signals.thread_id, signals.id, signals.name, signals.value
+FROM signals
+WHERE signals.thread_id = :thread_id ORDER BY signals.id;
+
+-- name: take_signal
+DELETE FROM signals WHERE signals.thread_id = :thread_id AND signals.id = :id;
+
+-- name: recall
+SELECT cache.value
+FROM cache
+WHERE cache.namespace = :namespace AND cache."key" = :key AND (cache.expires_at IS NULL OR cache.expires_at > :now);
+
+-- name: keep
+INSERT INTO cache (namespace, "key", value, expires_at) VALUES (:namespace, :key, :value, :expires_at) ON CONFLICT (namespace, "key") DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at;
+
+-- name: purge
+DELETE FROM cache WHERE (cache.namespace, cache."key") IN (SELECT cache.namespace, cache."key"
+FROM cache
+WHERE cache.expires_at <= :now ORDER BY cache.expires_at
+ LIMIT :count OFFSET 0);
+
+-- name: forget
+DELETE FROM cache WHERE cache.namespace = :namespace;
+
+-- name: forget_all
+DELETE FROM cache;
+
+-- name: creation
+CREATE TABLE cache (
+    namespace TEXT NOT NULL,
+    "key" TEXT NOT NULL,
+    value BLOB NOT NULL,
+    expires_at TEXT,
+    CONSTRAINT pk_cache PRIMARY KEY (namespace, "key")
+);
+CREATE TABLE checkpoints (
+    thread_id TEXT NOT NULL,
+    step BIGINT NOT NULL,
+    parent_step BIGINT,
+    kind TEXT NOT NULL,
+    superstep BIGINT NOT NULL,
+    node TEXT,
+    task TEXT,
+    run_id TEXT NOT NULL,
+    epoch BIGINT NOT NULL,
+    body BLOB NOT NULL,
+    created_at TEXT NOT NULL,
+    hash BLOB NOT NULL,
+    CONSTRAINT pk_checkpoints PRIMARY KEY (thread_id, step)
+);
+CREATE TABLE signals (
+    thread_id TEXT NOT NULL,
+    id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    value BLOB NOT NULL,
+    CONSTRAINT pk_signals PRIMARY KEY (thread_id, id)
+);
+CREATE TABLE snapshots (
+    thread_id TEXT NOT NULL,
+    step BIGINT NOT NULL,
+    state BLOB NOT NULL,
+    CONSTRAINT pk_snapshots PRIMARY KEY (thread_id, step)
+);
+CREATE TABLE stubs (
+    thread_id TEXT NOT NULL,
+    step BIGINT NOT NULL,
+    parent_hash BLOB NOT NULL,
+    state BLOB NOT NULL,
+    pruned_at TEXT NOT NULL,
+    actor TEXT,
+    hash BLOB NOT NULL,
+    CONSTRAINT pk_stubs PRIMARY KEY (thread_id)
+);
+CREATE TABLE threads (
+    thread_id TEXT NOT NULL,
+    graph TEXT NOT NULL,
+    fingerprint TEXT NOT NULL,
+    status TEXT NOT NULL,
+    epoch BIGINT NOT NULL,
+    parent_thread_id TEXT,
+    parent_step BIGINT,
+    called_by TEXT,
+    lease_owner TEXT,
+    lease_since TEXT,
+    lease_expires_at TEXT,
+    wake_at TEXT,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL,
+    metadata BLOB NOT NULL,
+    CONSTRAINT pk_threads PRIMARY KEY (thread_id)
+);
+CREATE INDEX ix_cache_expires_at ON cache (expires_at);
+CREATE INDEX ix_threads_called_by ON threads (called_by);
+CREATE INDEX ix_threads_parent_thread_id ON threads (parent_thread_id);
+CREATE INDEX ix_threads_status_updated_at ON threads (status, updated_at);
+CREATE INDEX ix_threads_updated_at ON threads (updated_at);
+CREATE TABLE IF NOT EXISTS durable_graph_version (
+    version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT durable_graph_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO durable_graph_version (version_num) VALUES ('0001');
