@@ -21,8 +21,8 @@ from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
 from durable_graph.core.history import Standing, barriers, check_step, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
-from durable_graph.core.position import Child, Later, Position
-from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
+from durable_graph.core.position import Child, Later, Position, Stand
+from durable_graph.core.projection import ANNOUNCED, Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
@@ -131,9 +131,9 @@ class Log:
         after, until: only rows with after < step <= until. run_id: only those of one run.
         Raises ThreadNotFoundError; CorruptCheckpointError for a row that cannot be read.
         """
-        show = self._show(Shaper(stream_mode, subgraphs, version))
+        shaper = Shaper(stream_mode, subgraphs, version)
         thread_id = self._thread(config)
-        return self._replayed(thread_id, -1 if after is None else after, until, run_id, show)
+        return self._replayed(thread_id, -1 if after is None else after, until, run_id, shaper)
 
     def areplay(
         self,
@@ -158,15 +158,19 @@ class Log:
         )
         return aiterate(told)
 
-    def _replayed(self, thread_id: str, after: int, until: int | None, run_id: str | None, show: Show) -> Iterator[Any]:
-        store = self._stored()
+    def _replayed(
+        self, thread_id: str, after: int, until: int | None, run_id: str | None, shaper: Shaper
+    ) -> Iterator[Any]:
+        store, show = self._stored(), self._show(shaper)
         self._existing(store, thread_id)
+        announce = not ANNOUNCED.isdisjoint(shaper.modes)
         its_run = ""
-        for it in walk(store, self._codec, thread_id, after=after, until=until):
-            if not isinstance(it, Below):
-                its_run = it.position.run_id
-            if run_id is None or its_run == run_id:
-                yield from show(it)
+        for it in walk(store, self._codec, thread_id, after=after, until=until, announce=announce):
+            if run_id is not None:
+                its_run = its_run if isinstance(it, Below) else it.position.run_id
+                if its_run != run_id:
+                    continue
+            yield from show(it)
 
     def follow(
         self,
@@ -254,25 +258,23 @@ class Log:
         self,
         given: CallConfig,
         standing: Standing,
-        position: Position,
+        position: Position | Stand,
         since: Later | None,
         subgraphs: bool,
-        now: bool = False,  # not a step of the past
+        now: bool = False,  # not a step of the past, and read for this alone
     ) -> StateSnapshot:
         root, ns = str(given.thread_id), given.ns
         address = Address(standing.thread_id, root, ns, _parents(root, ns, standing, position))
-        snapshot = snapshot_of(self._view_of(ns), position, address, since)
         known = (position if since is None else since).children
         states = [
             self._state_below(given, position, task, known.get(task.id, {}), now, subgraphs) for task in position.tasks
         ]
-        tasks = [task._replace(state=state) for task, state in zip(snapshot.tasks, states, strict=True)]
-        return snapshot._replace(tasks=tuple(tasks))
+        return snapshot_of(self._view_of(ns), position, address, since, states=states, own=now)
 
     def _state_below(
         self,
         given: CallConfig,
-        position: Position,
+        position: Position | Stand,
         task: Task,
         known: Mapping[str, Child],
         now: bool,
@@ -294,7 +296,7 @@ class Log:
         return self._snapshot(below, standing, step, True)
 
     def _place_below(
-        self, given: CallConfig, position: Position, task: Task, known: Mapping[str, Child], look: bool
+        self, given: CallConfig, position: Position | Stand, task: Task, known: Mapping[str, Child], look: bool
     ) -> Place | None:
         """Where a task's subgraph is: as its rows tell, as the drawing says, or where a run that broke off left it."""
         if known:
@@ -362,13 +364,15 @@ class Log:
             before = standing.step + 1
         if named is not None:
             check_step(self._stored(), standing.thread_id, named)
-        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before):
-            if count == limit:
-                return
+        if limit is not None and limit <= 0:
+            return
+        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before, few=limit):
             snapshot = self._shown(given, standing, position, since, False)
-            if wanted.items() <= (snapshot.metadata or {}).items():
+            if not wanted or wanted.items() <= (snapshot.metadata or {}).items():
                 count += 1
                 yield snapshot
+                if count == limit:
+                    return
 
     def verify(self, config: Config, *, head: str | Report | None = None) -> Report:
         """Check the thread's hash chain. The report names the rows that were altered, removed, moved or put in.
@@ -496,16 +500,18 @@ class Log:
         self.close()
 
     def _show(self, shaper: Shaper) -> Show:
+        view = self._view
+
         def show(it: Emission) -> Iterable[Any]:
             if isinstance(it, Below):
                 return shaper.show(self._view_of(it.ns), it.ns, it.what)
-            return shaper.show(self._view, (), it)
+            return shaper.show(view, (), it)
 
         return show
 
     def _view_of(self, ns: tuple[str, ...]) -> View:
         """How the subgraph at this place is shown: its graph may not be known here."""
-        return View()
+        return View() if ns else self._view
 
     def _named(self, config: Config) -> CallConfig:
         given = read_config(config, self._config)
@@ -539,7 +545,7 @@ class Log:
         return thread.status
 
 
-def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position) -> dict[str, str]:
+def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position | Stand) -> dict[str, str]:
     if not ns:
         return {}
     above = way_down(ns)[-2]

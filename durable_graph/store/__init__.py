@@ -209,6 +209,9 @@ class Store(Cache, Protocol):
         """Rows with after < step <= until, streamed in small batches. An open iterator holds no transaction or
         connection while the caller thinks."""
 
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        """Of the same rows, oldest first, only step, parent_step, kind and body: for those who add many of them up."""
+
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         """The newest snapshot at or before `until`."""
 

@@ -333,6 +333,10 @@ class MemoryStore:
             steps = steps[::-1] if newest_first else steps
             return iter([rows[step] for step in (steps if limit is None else steps[: max(limit, 0)])])
 
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        rows = self.rows(thread_id, after=after, until=until)
+        return iter([(row.step, row.parent_step, row.kind, row.body) for row in rows])
+
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         check_id(thread_id)
         with self._lock:

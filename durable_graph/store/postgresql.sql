@@ -32,6 +32,15 @@ WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step > :after:
  LIMIT :count::BIGINT) AS anon_2) AS anon_1
 WHERE anon_1.before < :bytes::BIGINT ORDER BY anon_1.step DESC;
 
+-- name: bodies
+SELECT anon_1.step, anon_1.parent_step, anon_1.kind, anon_1.body
+FROM (SELECT anon_2.step AS step, anon_2.parent_step AS parent_step, anon_2.kind AS kind, anon_2.body AS body, coalesce(sum(octet_length(anon_2.body)) OVER (ORDER BY anon_2.step ROWS BETWEEN UNBOUNDED PRECEDING AND 1::INTEGER PRECEDING), 0::INTEGER) AS before
+FROM (SELECT checkpoints.step AS step, checkpoints.parent_step AS parent_step, checkpoints.kind AS kind, checkpoints.body AS body
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step > :after::BIGINT AND checkpoints.step <= :until::BIGINT ORDER BY checkpoints.step
+ LIMIT :count::BIGINT) AS anon_2) AS anon_1
+WHERE anon_1.before < :bytes::BIGINT ORDER BY anon_1.step;
+
 -- name: hash
 SELECT checkpoints.hash
 FROM checkpoints

@@ -46,6 +46,7 @@ PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever some
 BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
+LAST = -1  # where `bodies` has it
 
 Result = TypeVar("Result")
 
@@ -359,6 +360,21 @@ class SqlStore:
     ) -> list[Row]:
         statement = page.bind(thread_id=thread_id, after=after, until=until, count=count, bytes=BATCH_BYTES)
         return [Row._make(found) for found in database.fetch(*statement, sized=BODY)]
+
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        check_id(thread_id)
+        return self._stream_bodies(thread_id, _clamp(after), _clamp(until))
+
+    def _stream_bodies(self, thread_id: str, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        while after < until:
+            page = self._sql.bodies.bind(
+                thread_id=thread_id, after=after, until=until, count=BATCH_ROWS, bytes=BATCH_BYTES
+            )
+            batch = self._run(Database.fetch, *page, LAST)
+            if not batch:
+                return
+            yield from batch
+            after = batch[-1][0]
 
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         check_id(thread_id)

@@ -26,6 +26,12 @@ FROM checkpoints
 WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND checkpoints.step <= :until ORDER BY checkpoints.step DESC
  LIMIT :count OFFSET 0;
 
+-- name: bodies
+SELECT checkpoints.step, checkpoints.parent_step, checkpoints.kind, checkpoints.body
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND checkpoints.step <= :until ORDER BY checkpoints.step
+ LIMIT :count OFFSET 0;
+
 -- name: hash
 SELECT checkpoints.hash
 FROM checkpoints

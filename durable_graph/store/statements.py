@@ -107,9 +107,13 @@ class Statements:
     def newest_rows(self) -> ClauseElement:
         return self._page(newest_first=True)
 
-    def _page(self, *, newest_first: bool) -> ClauseElement:
+    def bodies(self) -> ClauseElement:
+        return self._page(newest_first=False, columns=("step", "parent_step", "kind", "body"))
+
+    def _page(self, *, newest_first: bool, columns: Sequence[str] = ()) -> ClauseElement:
         thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
-        page = select(checkpoints).where(_is(thread_id), step > _number("after"), step <= _number("until"))
+        wanted = [checkpoints.c[name] for name in columns] or checkpoints.c
+        page = select(*wanted).where(_is(thread_id), step > _number("after"), step <= _number("until"))
         page = page.order_by(step.desc() if newest_first else step).limit(_number("count"))
         return _within_bytes(page, newest_first=newest_first) if self._is_postgres else page
 
@@ -294,7 +298,7 @@ def _within_bytes(page: Select[Any], *, newest_first: bool) -> Select[Any]:
     before = func.sum(func.octet_length(rows.c.body)).over(order_by=order, rows=(None, -1))
     sized = select(rows, func.coalesce(before, 0).label("before")).subquery()
     order = sized.c.step.desc() if newest_first else sized.c.step
-    columns = [sized.c[column.name] for column in checkpoints.c]
+    columns = [sized.c[column.name] for column in page.selected_columns]
     return select(*columns).where(sized.c.before < _number("bytes")).order_by(order)
 
 
