@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Self
 
 from durable_graph.codec import Codec, Storable
@@ -18,7 +19,7 @@ from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
-from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
+from durable_graph.core.history import Standing, barriers, check_step, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
 from durable_graph.core.position import Child, Later, Position, Stand
 from durable_graph.core.projection import ANNOUNCED, Address, Shaper, View, empty_snapshot, snapshot_of
@@ -26,6 +27,7 @@ from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
+from durable_graph.prune import Pruned, prune, rule_of
 from durable_graph.store import Cache, Store, Thread
 from durable_graph.store.sql import SqlStore
 
@@ -330,7 +332,7 @@ class Log:
         bound = read_config(before).step if before is not None else None
         if bound is None and given.step is not None:
             bound = given.step + 1
-        return self._history(given, filter or {}, bound, limit)
+        return self._history(given, filter or {}, bound, limit, given.step if before is None else bound)
 
     def aget_state_history(
         self,
@@ -344,7 +346,12 @@ class Log:
         return aiterate(self.get_state_history(config, filter=filter, before=before, limit=limit))
 
     def _history(
-        self, given: CallConfig, wanted: Mapping[str, Any], before: int | None, limit: int | None
+        self,
+        given: CallConfig,
+        wanted: Mapping[str, Any],
+        before: int | None,
+        limit: int | None,
+        named: int | None,  # the step that the caller's config says
     ) -> Iterator[StateSnapshot]:
         count = 0
         if given.ns:
@@ -355,6 +362,8 @@ class Log:
             return
         if before is None and standing.step is not None:
             before = standing.step + 1
+        if named is not None:
+            check_step(self._stored(), standing.thread_id, named)
         if limit is not None and limit <= 0:
             return
         for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before, few=limit):
@@ -421,6 +430,63 @@ class Log:
     async def aimport_thread(self, lines: Iterable[str]) -> Report:
         """`import_thread` for asyncio."""
         return await in_thread(lambda: self.import_thread(lines))
+
+    def prune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        keep_last: int | None = None,
+        statuses: Collection[str] | None = None,
+        graph: str | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+        actor: str | None = None,
+    ) -> Pruned:
+        """Remove whole threads or, with `keep_last`, the beginnings of their logs; in many short transactions.
+
+        older_than: age as timedelta or in seconds: threads that were last changed longer ago; with keep_last, only
+            rows that are that old. keep_last: no thread goes, each keeps its last so many states (barriers) with all
+            rows since, and begins there. statuses: only threads that have one of these; by default finished ones, with
+            keep_last all. graph: only those of this name. dry_run: only tell what would go. vacuum: afterwards give
+            free room back to the operating system; on SQLite that writes the whole file anew, while all writers wait.
+            actor: who does it, to be kept with what stands for the beginning of a log; of a whole thread nothing stays,
+            and a record of the logger `durable_graph` says that it went.
+
+        A running thread is passed over, and so are what a fork needs and a beginning that `verify` finds fault with;
+        subgraphs' runs go with their caller. Each transaction is durable when it ends: broken off, nothing is half
+        removed, and the next call goes on. The keys are needed, if the logs are signed.
+        Returns what went, and what was passed over and why. Raises ArgumentError; StoreError.
+        """
+        store = self._stored()
+        rule = rule_of(older_than, keep_last, statuses, graph, dry_run, actor)
+        report = prune(store, self._codec, self._keys, rule)
+        if vacuum and not dry_run:
+            report.vacuumed = store.vacuum()
+        return report
+
+    async def aprune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        keep_last: int | None = None,
+        statuses: Collection[str] | None = None,
+        graph: str | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+        actor: str | None = None,
+    ) -> Pruned:
+        """`prune` for asyncio."""
+        return await in_thread(
+            lambda: self.prune(
+                older_than=older_than,
+                keep_last=keep_last,
+                statuses=statuses,
+                graph=graph,
+                dry_run=dry_run,
+                vacuum=vacuum,
+                actor=actor,
+            )
+        )
 
     def close(self) -> None:
         """Give back the database connections. The graph opens them again when used again."""

@@ -32,7 +32,7 @@ FLOORS = (  # lowest first
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
-    {"beat", "recovery"},
+    {"beat", "prune", "recovery"},
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},

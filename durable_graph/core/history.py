@@ -17,8 +17,9 @@ from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
 from durable_graph.core.position import Body, Later, Position, Stand, task_of
 from durable_graph.core.tokens import parts_of
+from durable_graph.core.verify import STUB_ALTERED
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
-from durable_graph.store import Row, Store
+from durable_graph.store import Row, Store, Stub
 
 Told = Recorded | Shown | Token | Begun | Below
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
@@ -62,43 +63,90 @@ def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) 
     newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
     if newest is None:
         return None
-    if step is not None and not 0 <= step <= newest.step:
-        have = f"its steps are 0 to {newest.step}"
-        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=have)
-    end = newest.step if step is None else step
-    position = _forwards(store, codec, thread_id, end) or _along_parents(store, codec, thread_id, end)
+    stub, end = stub_of(store, thread_id), newest.step if step is None else step
+    while True:
+        if not (0 if stub is None else stub.step) <= end <= newest.step:
+            raise CheckpointNotFoundError(thread_id=thread_id, step=end, have=_steps_to(newest, stub))
+        try:
+            position = _forwards(store, codec, thread_id, end, stub) or _along_parents(
+                store, codec, thread_id, end, stub
+            )
+            break
+        except CorruptCheckpointError:
+            before, stub = stub, stub_of(store, thread_id)
+            if before == stub:
+                raise  # else what is missing was pruned while we read
     position.tail = newest.step
     return position
 
 
-def _forwards(store: Store, codec: Decoder, thread_id: str, step: int) -> Position | None:
+def stub_of(store: Store, thread_id: str) -> Stub | None:
+    """What stands for the rows of this thread that were pruned. Raises CorruptCheckpointError."""
+    stub = store.stub(thread_id)
+    if stub is not None and not stub.readable:
+        raise CorruptCheckpointError(thread_id=thread_id, step=0, problem=STUB_ALTERED)
+    return stub
+
+
+def beginning(store: Store, thread_id: str) -> int:
+    """The step that the log begins after: -1, or that of the stub, whose row tells only where the thread stood."""
+    stub = stub_of(store, thread_id)
+    return -1 if stub is None else stub.step
+
+
+def check_step(store: Store, thread_id: str, step: int) -> None:
+    """Raises CheckpointNotFoundError if this step was pruned."""
+    stub = stub_of(store, thread_id)
+    newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None) if stub is not None else None
+    if stub is not None and newest is not None and step < stub.step:
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, stub))
+
+
+class _Kept(NamedTuple):
+    """The state at a barrier, as a snapshot or a stub holds it."""
+
+    step: int
+    state: bytes
+    damaged: str  # what to say then
+
+
+def _kept(store: Store, thread_id: str, until: int, stub: Stub | None) -> _Kept | None:
+    """The newest at or before `until`. What may still be there from before the stub is never looked at: no hash holds
+    it any more."""
+    snapshot = store.snapshot(thread_id, until=until)
+    if snapshot is not None and (stub is None or snapshot[0] > stub.step):
+        return _Kept(*snapshot, "its snapshot is damaged ({}); snapshots may be deleted safely")
+    return None if stub is None else _Kept(stub.step, stub.state, f"{STUB_ALTERED} ({{}})")
+
+
+def _forwards(store: Store, codec: Decoder, thread_id: str, step: int, stub: Stub | None) -> Position | None:
     """The position at `step`, streamed from the nearest snapshot or the thread's first row. None if the log branches
     in between, as then not all of these rows lead there."""
-    snapshot = store.snapshot(thread_id, until=step)
-    start = 0 if snapshot is None else snapshot[0]
+    kept = _kept(store, thread_id, step, stub)
+    start = 0 if kept is None else kept.step
     first = next(store.rows(thread_id, after=start - 1, until=start), None)
     if first is None:
         return None
-    position = _begun_with(store, codec, first, None if snapshot is None else snapshot[1])
+    position = _begun_with(store, codec, first, kept)
     position = _gone_on(store, codec, position, step)
     return position if position.step == step else None
 
 
-def _along_parents(store: Store, codec: Decoder, thread_id: str, step: int) -> Position:
+def _along_parents(store: Store, codec: Decoder, thread_id: str, step: int, stub: Stub | None) -> Position:
     """The same for a thread that has gone back in time."""
-    rows, snapshot = _path(store, thread_id, step)
-    position = _begun_with(store, codec, rows.pop(), snapshot)
+    rows, kept = _path(store, thread_id, step, stub)
+    position = _begun_with(store, codec, rows.pop(), kept)
     for row in reversed(rows):
         apply(position, row, decode_body(codec, row))
     return position
 
 
-def _begun_with(store: Store, codec: Decoder, row: Row, snapshot: bytes | None) -> Position:
+def _begun_with(store: Store, codec: Decoder, row: Row, kept: _Kept | None) -> Position:
     """The position at the row that reading begins with: a thread's first, or that of a snapshot."""
     position = _base(store, codec, row)
     apply(position, row, decode_body(codec, row))
-    if snapshot is not None:
-        _restore(position, codec, row, snapshot)
+    if kept is not None:
+        _restore(position, codec, row, kept)
     return position
 
 
@@ -163,25 +211,58 @@ def _skim(store: Store, codec: Decoder, position: Position, until: int) -> bool:
     return step == until
 
 
-def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
-    """The rows from `step` back along their parents to the nearest snapshot or to the thread's first row."""
-    path: list[Row] = []
-    snapshot = store.snapshot(thread_id, until=step)
-    for row in store.rows(thread_id, until=step, newest_first=True):
-        if row.step != step:
+def _path(store: Store, thread_id: str, step: int, stub: Stub | None) -> tuple[list[Row], _Kept | None]:
+    """The rows from `step` back along their parents to the nearest snapshot, or to where the thread begins."""
+    path, wanted = list[Row](), step
+    kept = _kept(store, thread_id, step, stub)
+    for row in store.rows(thread_id, after=-1 if stub is None else stub.step - 1, until=step, newest_first=True):
+        if row.step != wanted:
             continue  # not an ancestor: another branch of the log
         path.append(row)
-        if snapshot is not None and snapshot[0] == row.step:
-            return path, snapshot[1]
+        if kept is not None and kept.step == row.step:
+            return path, kept
         if row.parent_step is None or row.kind == "fork":
             return path, None
-        step = row.parent_step
-        if snapshot is not None and snapshot[0] > step:
-            snapshot = store.snapshot(thread_id, until=step)
-    raise CorruptCheckpointError(thread_id=thread_id, step=step, problem="the row is missing")
+        wanted = row.parent_step
+        if kept is not None and kept.step > wanted:
+            kept = _kept(store, thread_id, wanted, stub)
+    raise CorruptCheckpointError(thread_id=thread_id, step=wanted, problem="the row is missing")
 
 
-def _base(store: Store, codec: Decoder, first: Row) -> Position:
+def _steps_to(newest: Row, stub: Stub | None) -> str:
+    if stub is None:
+        return f"its steps are 0 to {newest.step}"
+    return f"its steps are {stub.step} to {newest.step}, those before were pruned at {stub.pruned_at}"
+
+
+def folded(store: Store, codec: Decoder, thread_id: str, step: int) -> Position:
+    """`load`, from nothing but rows and stubs, which have hashes: what is told from here on instead of them must not
+    come from a snapshot. Holds no rows; reads them twice.
+
+    Raises CorruptCheckpointError, also for a step that is not there.
+    """
+    stub, path, wanted = stub_of(store, thread_id), set[int](), step
+    begins = 0 if stub is None else stub.step
+    for row in store.rows(thread_id, after=begins - 1, until=step, newest_first=True):
+        if row.step == wanted:
+            path.add(row.step)
+            if row.parent_step is None or row.kind == "fork" or (stub is not None and row.step == begins):
+                break
+            wanted = row.parent_step
+    else:
+        raise CorruptCheckpointError(thread_id=thread_id, step=wanted, problem="the row is missing")
+    position: Position | None = None
+    for row in store.rows(thread_id, after=min(path) - 1, until=step):
+        if row.step in path:
+            position = position or _base(store, codec, row, folded)
+            apply(position, row, decode_body(codec, row))
+            if stub is not None and row.step == begins:
+                _restore(position, codec, row, _Kept(begins, stub.state, f"{STUB_ALTERED} ({{}})"))
+    assert position is not None
+    return position
+
+
+def _base(store: Store, codec: Decoder, first: Row, load: Callable[..., Position | None] = load) -> Position:
     """What the path starts from: nothing, or for a fork the position in the other thread."""
     if first.kind != "fork":
         return Position(first.thread_id)
@@ -207,17 +288,17 @@ def pack(position: Position) -> dict[str, Any]:
     }
 
 
-def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
+def _restore(position: Position, codec: Decoder, row: Row, kept: _Kept) -> None:
     try:
-        content = codec.decode(snapshot)
+        content = codec.decode(kept.state)
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]
         position.kept, position.pinned = content.get("kept", {}), content.get("pinned")
         position.graph = content["graph"]
-        position.loose, position.packed = 0, len(snapshot)
+        position.loose, position.packed = 0, len(kept.state)
     except (ValueError, TypeError, KeyError) as error:
-        raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error
+        raise _corrupt(row, kept.damaged.format(error)) from error
 
 
 # --- where a subgraph's run stands ------------------------------------------------------------
@@ -320,6 +401,9 @@ def walk(
     """Everything that was emitted for the rows with after < step <= until, in the order in which it was. Without
     `announce` no `Begun`."""
     position = Position(thread_id)
+    after = beginning(store, thread_id) if after < 0 else after
+    if until is not None:
+        check_step(store, thread_id, until)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     below, before = _Subgraphs(store, codec, announce), _begun(store, codec, thread_id, after)
@@ -458,6 +542,7 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
     """`walk` for a log that still grows: None whenever all there is has been told. Custom events come with
     their task's row."""
     position = Position(thread_id)
+    after = beginning(store, thread_id) if after < 0 else after
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     last, begins, below = after, True, _Subgraphs(store, codec, True)
@@ -495,9 +580,11 @@ def barriers(
     end = -1 if newest is None else newest.step
     if before is not None:
         end = min(end, before - 1)
-    while end >= 0:
+    begins, last_one = beginning(store, thread_id), end
+    while end > begins:
         snapshot = store.snapshot(thread_id, until=end - 1 - WINDOW // 4)  # those in between would make short windows
-        position = Position(thread_id) if snapshot is None else load(store, codec, thread_id, snapshot[0])
+        start = begins if snapshot is None else max(snapshot[0], begins)
+        position = Position(thread_id) if start < 0 else load(store, codec, thread_id, start)
         assert position is not None
         start = position.step
         if few is not None and few < end - start:
@@ -506,6 +593,8 @@ def barriers(
             end, few = end - few, None
         yield from _backwards(store, codec, position, end)
         end = start
+    if 0 <= begins <= last_one and (position := load(store, codec, thread_id, begins)) is not None:
+        yield position.stand(), later(store, codec, position)  # where the stub stands, which no row is told for
 
 
 def _backwards(

@@ -1234,6 +1234,10 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     try:
         yield Save([row], Claim(None, values))
     except FencedError as error:
+        if (yield Ask(lambda store: store.thread(call.thread_id))) is None:  # the origin was pruned meanwhile
+            if (yield Ask(lambda store: load(store, codec, origin, step))) is None:
+                raise ThreadNotFoundError(thread_id=origin, store=(yield Ask(lambda store: store.name))) from error
+            raise  # its rows are just being removed
         raise ThreadExistsError(thread_id=call.thread_id) from error
 
 

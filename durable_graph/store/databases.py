@@ -242,6 +242,10 @@ class Database(ABC):
         """A SQLAlchemy transaction that no other change of the schema runs beside."""
 
     @abstractmethod
+    def vacuum(self) -> tuple[int, int]:
+        """Give back what is not used any more; bytes before and after."""
+
+    @abstractmethod
     def explain(self, error: BaseException) -> StoreError | None:
         """The driver's error as ours; None if it is not the driver's."""
 
@@ -525,6 +529,19 @@ class Sqlite(Database):
             cursor.close()  # ends the read transaction
         return rows
 
+    def vacuum(self) -> tuple[int, int]:
+        """Writes the file anew, which takes as much room again meanwhile and keeps every other writer waiting."""
+        with self.writer() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = self._bytes()
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return before, self._bytes()
+
+    def _bytes(self) -> int:
+        files = self._path, Path(f"{self._path}-wal")
+        return sum(file.stat().st_size for file in files if file.exists())
+
     # --- the schema
 
     def tables(self, connection: Any) -> set[str]:
@@ -785,6 +802,18 @@ class Postgres(Database):
 
     def result(self, cursor: Any, sized: int | None) -> list[Any]:
         return cursor.fetchall()  # type: ignore[no-any-return]  # the SQL itself stops at BATCH_BYTES
+
+    def vacuum(self) -> tuple[int, int]:
+        """Room for new rows; the files become shorter only where their ends are empty. Nobody has to wait."""
+        from durable_graph.store.tables import metadata  # late: it imports SQLAlchemy
+
+        names = list(metadata.tables)
+        sizes = " + ".join(f"pg_total_relation_size('{name}')" for name in names)
+        with self.reader() as connection:
+            (before,) = connection.execute(f"SELECT {sizes}").fetchone()
+            connection.execute(f"VACUUM {', '.join(names)}")
+            (after,) = connection.execute(f"SELECT {sizes}").fetchone()
+        return int(before), int(after)
 
     def tables(self, connection: Any) -> set[str]:
         found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [VERSION_TABLE]).fetchone()
