@@ -219,7 +219,7 @@ def test_a_position_is_the_same_whichever_way_it_is_read(run: Runner, often: boo
             read = facts(load(way, codec, name, step))
             assert {**read, "tail": 0} == {**right, "tail": 0}
             assert read["tail"] == tail
-            along = history._along_parents(way, codec, name, step)
+            along = history._along_parents(way, codec, name, step, None)
             assert {**facts(along), "tail": 0} == {**right, "tail": 0}
 
 
