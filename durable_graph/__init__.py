@@ -61,6 +61,7 @@ from durable_graph.graph import StateGraph
 from durable_graph.limits import Limits
 from durable_graph.log import Log, verify_export
 from durable_graph.messages import MessagesState, add_messages, push_message
+from durable_graph.prune import Pruned
 from durable_graph.recovery import Recovered
 from durable_graph.store import Cache, Entry, Thread
 from durable_graph.store.memory import InMemoryCache
@@ -106,6 +107,7 @@ __all__ = [
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
+    "Pruned",
     "Recovered",
     "RemainingSteps",
     "Report",

@@ -629,10 +629,14 @@ class _Reader:
         self.met = met  # where to note the names of placeholders
 
     def read(self, data: bytes) -> Any:
+        if type(data) is not bytes:
+            raise MalformedBytesError(f"a {type(data).__name__}, not bytes")
         try:
             doc = orjson.loads(data)
         except ValueError as error:
             raise MalformedBytesError(f"not JSON: {error}") from None
+        if len(data) > 2 * 254 and data.count(b"[") + data.count(b"{") > 254 and _deeper_than(doc, 254):
+            raise MalformedBytesError("nested deeper than anything that is written")
         if b'"$"' not in data and b"\\u0024" not in data:
             return doc
         try:

@@ -498,19 +498,55 @@ def _ask(store: Store | None, ask: Ask) -> Any:
 
 
 class Offload:
-    """One thread for blocking calls of one asyncio task, started when first needed."""
+    """One thread for blocking calls of one asyncio task, started when first needed.
+
+    It costs half of what `run_in_executor` and `shield` do: there is one future, and one callback of the loop.
+    """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "durable_graph_store")
-        return await _settled(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        """The call's result. It cannot be stopped: who is cancelled meanwhile learns of it when the call has ended."""
+        if self._thread is None:
+            # A daemon, as a loop that is never closed must not keep the process from ending.
+            self._thread = threading.Thread(
+                target=_perform, args=[self._calls], name="durable_graph_store", daemon=True
+            )
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        future: _Unstoppable[T] = _Unstoppable(loop=loop)
+        self._calls.put(partial(_answer, loop, future, call))
+        return await future
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+
+
+class _Unstoppable(asyncio.Future[T]):
+    """To a task that is cancelled while it awaits this, asyncio raises CancelledError once this is done."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
+def _perform(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (call := calls.get()) is not None:
+        call()
+
+
+def _answer(loop: asyncio.AbstractEventLoop, future: _Unstoppable[T], call: Callable[[], T]) -> None:
+    try:
+        result = call()
+    except BaseException as error:
+        answer = partial(future.set_exception, error)
+    else:
+        answer = partial(future.set_result, result)
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        loop.call_soon_threadsafe(answer)
 
 
 async def _settled(future: asyncio.Future[T]) -> T:
