@@ -362,6 +362,7 @@ def test_another_type_in_a_column_of_bytes(sqlite_url: str, column: str, value: 
 @pytest.mark.parametrize("value", ["'text'", "5", "x'80'", "'[]'", "x'7b7d'", "x'00646701'"])
 def test_garbage_in_a_snapshot_or_a_signal(sqlite_url: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "SNAPSHOT_BYTES", 1)
+    monkeypatch.setattr(run_module, "ROWS_PER_SNAPSHOT", 0.0)
     with Runner("sync", sqlite_url) as run:
         builder = StateGraph(State).add_node("a", lambda state: {"data": "x" * 900}).add_edge(START, "a")
         builder.add_node("b", lambda state, runtime: {"data": runtime.wait_for("news")}).add_edge("a", "b")
@@ -459,7 +460,9 @@ def fuzz(graph: Any, store: Altered, rows: dict[int, Row], data: st.DataObject) 
     elif column == "any body":
         row = row._replace(body=data.draw(st.binary(max_size=50) | _json.map(orjson.dumps), label="body"))
     else:
-        value = data.draw(st.none() | st.integers() | st.text(max_size=6) | st.binary(max_size=6), label="value")
+        value = data.draw(
+            st.none() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=6) | st.binary(max_size=6), label="value"
+        )
         row = row._replace(**{column: value})
     modules = set(sys.modules)
     saved = {name: getattr(store, name) for name in ("_threads", "_rows", "_snapshots", "_signals")}

@@ -472,11 +472,12 @@ class Run:
         room = self.codec.limits.row_bytes
         for name, wait in self.position.waits.items():
             signal = next((s for s in inbox if s.name == wait.signal and s.id not in taken), None)
-            if signal is not None and taken and len(signal.value) > room:
-                continue  # the next row takes it
             if signal is not None:
+                value = self._received(signal)
                 room -= len(signal.value)
-                answers[name] = {"signal": self._received(signal)}
+                if taken and room < 0:
+                    break  # the next row takes it
+                answers[name] = {"signal": value}
                 taken.append(signal.id)
             elif wait.until is not None and wait.until <= iso(now):
                 answers[name] = {}
