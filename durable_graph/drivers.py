@@ -395,7 +395,7 @@ def run_job(job: Job) -> Finished:
     try:
         result = _run_steps(job.steps)
     except BaseException as error:
-        return Finished(job, None, error, started, clock())
+        return Finished(job, None, _passable(error), started, clock())
     return Finished(job, result, None, started, clock())
 
 
@@ -569,7 +569,7 @@ class _Tasks:
         try:
             result = await self._steps(job)
         except BaseException as error:
-            item = Finished(job, None, error, started, clock())
+            item = Finished(job, None, _passable(error), started, clock())
         else:
             item = Finished(job, result, None, started, clock())
         self._put(item)
@@ -603,7 +603,7 @@ class _Tasks:
         """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
-        future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, _passing, call)
         try:
             return await _settled(future)
         except asyncio.CancelledError:
@@ -766,11 +766,20 @@ def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _no_stop_iteration(call: Callable[[], Any]) -> Any:
+def _passing(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except StopIteration as error:  # a future cannot carry it
-        raise RuntimeError("a node raised StopIteration") from error
+    except (StopIteration, GeneratorExit) as error:
+        raise _passable(error) from error
+
+
+def _passable(error: BaseException) -> BaseException:
+    """A node's error as generators and futures can carry it: these two would end them instead (as in PEP 479)."""
+    if not isinstance(error, StopIteration | GeneratorExit):
+        return error
+    passable = RuntimeError(f"a node raised {type(error).__name__}")
+    passable.__cause__ = error
+    return passable
 
 
 async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncGenerator[T, None]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
 
-from durable_graph import beat, drivers, leases
+from durable_graph import beat, drivers, leases, unfinished
 from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
@@ -131,6 +131,11 @@ class Session:
 
     def sync(self) -> Iterator[Any]:
         """The call as a generator. The outcome is in `run` afterwards."""
+        chunks = self._synchronous()
+        unfinished.add(chunks, self._parts.store)
+        return chunks
+
+    def _synchronous(self) -> Generator[Any]:
         owner = leases.hold(str(uuid.uuid4()))
         try:
             steps = self._begin(owner).steps()

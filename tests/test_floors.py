@@ -32,7 +32,7 @@ FLOORS = (  # lowest first
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
-    {"beat", "recovery"},
+    {"beat", "recovery", "unfinished"},
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},
