@@ -29,7 +29,7 @@ def lives() -> Iterator[Lives]:
 
 
 class Story:
-    """One story on one database, lived through with a death at this or that moment, each time in a thread of its own."""
+    """One story on one database, lived through with a death at this or that moment, each time in another thread."""
 
     def __init__(self, lives: Lives, name: str, url: str, folder: Path) -> None:
         self.lives, self.name, self.url, self.folder = lives, name, url, folder
