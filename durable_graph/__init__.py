@@ -58,6 +58,7 @@ from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
 from durable_graph.log import Log, verify_export
 from durable_graph.messages import MessagesState, add_messages, push_message
+from durable_graph.prune import Pruned
 from durable_graph.recovery import Recovered
 from durable_graph.store import Cache, Entry, Thread
 from durable_graph.store.memory import InMemoryCache
@@ -101,6 +102,7 @@ __all__ = [
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
+    "Pruned",
     "Recovered",
     "RemainingSteps",
     "Report",

@@ -25,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -428,53 +429,58 @@ def _is_async(call: Callable[..., Any]) -> CallError:
 
 
 async def adrive(
-    effects: Effects, store: Store | None, show: Show, live: bool, workers: int | None
+    opening: AbstractAsyncContextManager[Effects], store: Store | None, show: Show, live: bool, workers: int | None
 ) -> AsyncGenerator[Any, None]:
-    """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
-    tasks = _Tasks(live, workers, store)
-    begun = _forks
-    keeper = Offload()  # the store's thread
-    answer: Any = None
-    failure: BaseException | None = None
-    thrown: BaseException | None = None
-    try:
-        while True:
-            try:
-                effect = effects.send(answer) if failure is None else effects.throw(failure)
-            except StopIteration:
-                break
-            answer = failure = None
-            try:
-                if _forks != begun:
-                    _refuse_fork(effect, store)
-                if isinstance(effect, Emit):
-                    answer = thrown is not None
-                    if not answer:
-                        try:
-                            for chunk in show(effect.what):
-                                yield chunk
-                        except BaseException as error:
-                            thrown, answer = error, True
-                elif isinstance(effect, Next):
-                    answer = await tasks.next(effect.jobs)
-                elif isinstance(effect, Save):
-                    await keeper.run(partial(_append, store, effect))
-                elif isinstance(effect, Now):
-                    answer = clock()
-                elif isinstance(effect, Ask):
-                    answer = await keeper.run(partial(_ask, store, effect))
-                elif isinstance(effect, Cancel):
-                    answer = tasks.cancel(effect.jobs)
-                elif isinstance(effect, Rest):
-                    await apause(effect.seconds)
-            except BaseException as error:
-                failure = error
-    finally:
-        if _forks == begun:
-            await tasks.close()
-            keeper.close()
-    if thrown is not None and not isinstance(thrown, GeneratorExit):
-        raise thrown
+    """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow.
+
+    What has to be done around it is in `opening` and not in a generator of its own: when a loop ends it closes all
+    asynchronous generators at the same time, also those that another one is at.
+    """
+    async with opening as effects:
+        tasks = _Tasks(live, workers, store)
+        begun = _forks
+        keeper = Offload()  # the store's thread
+        answer: Any = None
+        failure: BaseException | None = None
+        thrown: BaseException | None = None
+        try:
+            while True:
+                try:
+                    effect = effects.send(answer) if failure is None else effects.throw(failure)
+                except StopIteration:
+                    break
+                answer = failure = None
+                try:
+                    if _forks != begun:
+                        _refuse_fork(effect, store)
+                    if isinstance(effect, Emit):
+                        answer = thrown is not None
+                        if not answer:
+                            try:
+                                for chunk in show(effect.what):
+                                    yield chunk
+                            except BaseException as error:
+                                thrown, answer = error, True
+                    elif isinstance(effect, Next):
+                        answer = await tasks.next(effect.jobs)
+                    elif isinstance(effect, Save):
+                        await keeper.run(partial(_append, store, effect))
+                    elif isinstance(effect, Now):
+                        answer = clock()
+                    elif isinstance(effect, Ask):
+                        answer = await keeper.run(partial(_ask, store, effect))
+                    elif isinstance(effect, Cancel):
+                        answer = tasks.cancel(effect.jobs)
+                    elif isinstance(effect, Rest):
+                        await apause(effect.seconds)
+                except BaseException as error:
+                    failure = error
+        finally:
+            if _forks == begun:
+                await tasks.close()
+                keeper.close()
+        if thrown is not None:
+            raise thrown
 
 
 def _refuse_fork(effect: Effect, store: Store | None) -> None:
@@ -498,19 +504,55 @@ def _ask(store: Store | None, ask: Ask) -> Any:
 
 
 class Offload:
-    """One thread for blocking calls of one asyncio task, started when first needed."""
+    """One thread for blocking calls of one asyncio task, started when first needed.
+
+    It costs half of what `run_in_executor` and `shield` do: there is one future, and one callback of the loop.
+    """
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     async def run(self, call: Callable[[], T]) -> T:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "durable_graph_store")
-        return await _settled(asyncio.get_running_loop().run_in_executor(self._pool, call))
+        """The call's result. It cannot be stopped: who is cancelled meanwhile learns of it when the call has ended."""
+        if self._thread is None:
+            # A daemon, as a loop that is never closed must not keep the process from ending.
+            self._thread = threading.Thread(
+                target=_perform, args=[self._calls], name="durable_graph_store", daemon=True
+            )
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        future: _Unstoppable[T] = _Unstoppable(loop=loop)
+        self._calls.put(partial(_answer, loop, future, call))
+        return await future
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+
+
+class _Unstoppable(asyncio.Future[T]):
+    """To a task that is cancelled while it awaits this, asyncio raises CancelledError once this is done."""
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        return False
+
+
+def _perform(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
+    while (call := calls.get()) is not None:
+        call()
+
+
+def _answer(loop: asyncio.AbstractEventLoop, future: _Unstoppable[T], call: Callable[[], T]) -> None:
+    try:
+        result = call()
+    except BaseException as error:
+        answer = partial(future.set_exception, error)
+    else:
+        answer = partial(future.set_result, result)
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        loop.call_soon_threadsafe(answer)
 
 
 async def _settled(future: asyncio.Future[T]) -> T:

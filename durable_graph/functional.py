@@ -27,7 +27,7 @@ from durable_graph.core.model import (
     TimeoutPolicy,
     policy_of,
 )
-from durable_graph.core.position import Position, Update
+from durable_graph.core.position import Position, Stand, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.drivers import in_thread
@@ -285,8 +285,8 @@ class _PlainView(View):
 
     shows_input = False
 
-    def values(self, position: Position) -> Any:
-        return super().values(position).get(RESULT)
+    def values(self, position: Position | Stand, *, own: bool = False) -> Any:
+        return super().values(position, own=own).get(RESULT)
 
     def update(self, update: Update) -> Any:
         shown = super().update(update)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Self
 
 from durable_graph.codec import Codec, Storable
@@ -18,14 +19,15 @@ from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
-from durable_graph.core.history import Standing, barriers, follow, later, load, standing_at, walk
+from durable_graph.core.history import Standing, barriers, check_step, follow, later, load, standing_at, walk
 from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
-from durable_graph.core.position import Child, Later, Position
-from durable_graph.core.projection import Address, Shaper, View, empty_snapshot, snapshot_of
+from durable_graph.core.position import Child, Later, Position, Stand
+from durable_graph.core.projection import ANNOUNCED, Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
+from durable_graph.prune import Pruned, prune, rule_of
 from durable_graph.store import Cache, Store, Thread
 from durable_graph.store.sql import SqlStore
 
@@ -129,9 +131,9 @@ class Log:
         after, until: only rows with after < step <= until. run_id: only those of one run.
         Raises ThreadNotFoundError; CorruptCheckpointError for a row that cannot be read.
         """
-        show = self._show(Shaper(stream_mode, subgraphs, version))
+        shaper = Shaper(stream_mode, subgraphs, version)
         thread_id = self._thread(config)
-        return self._replayed(thread_id, -1 if after is None else after, until, run_id, show)
+        return self._replayed(thread_id, -1 if after is None else after, until, run_id, shaper)
 
     def areplay(
         self,
@@ -156,15 +158,19 @@ class Log:
         )
         return aiterate(told)
 
-    def _replayed(self, thread_id: str, after: int, until: int | None, run_id: str | None, show: Show) -> Iterator[Any]:
-        store = self._stored()
+    def _replayed(
+        self, thread_id: str, after: int, until: int | None, run_id: str | None, shaper: Shaper
+    ) -> Iterator[Any]:
+        store, show = self._stored(), self._show(shaper)
         self._existing(store, thread_id)
+        announce = not ANNOUNCED.isdisjoint(shaper.modes)
         its_run = ""
-        for it in walk(store, self._codec, thread_id, after=after, until=until):
-            if not isinstance(it, Below):
-                its_run = it.position.run_id
-            if run_id is None or its_run == run_id:
-                yield from show(it)
+        for it in walk(store, self._codec, thread_id, after=after, until=until, announce=announce):
+            if run_id is not None:
+                its_run = its_run if isinstance(it, Below) else it.position.run_id
+                if its_run != run_id:
+                    continue
+            yield from show(it)
 
     def follow(
         self,
@@ -252,25 +258,23 @@ class Log:
         self,
         given: CallConfig,
         standing: Standing,
-        position: Position,
+        position: Position | Stand,
         since: Later | None,
         subgraphs: bool,
-        now: bool = False,  # not a step of the past
+        now: bool = False,  # not a step of the past, and read for this alone
     ) -> StateSnapshot:
         root, ns = str(given.thread_id), given.ns
         address = Address(standing.thread_id, root, ns, _parents(root, ns, standing, position))
-        snapshot = snapshot_of(self._view_of(ns), position, address, since)
         known = (position if since is None else since).children
         states = [
             self._state_below(given, position, task, known.get(task.id, {}), now, subgraphs) for task in position.tasks
         ]
-        tasks = [task._replace(state=state) for task, state in zip(snapshot.tasks, states, strict=True)]
-        return snapshot._replace(tasks=tuple(tasks))
+        return snapshot_of(self._view_of(ns), position, address, since, states=states, own=now)
 
     def _state_below(
         self,
         given: CallConfig,
-        position: Position,
+        position: Position | Stand,
         task: Task,
         known: Mapping[str, Child],
         now: bool,
@@ -292,7 +296,7 @@ class Log:
         return self._snapshot(below, standing, step, True)
 
     def _place_below(
-        self, given: CallConfig, position: Position, task: Task, known: Mapping[str, Child], look: bool
+        self, given: CallConfig, position: Position | Stand, task: Task, known: Mapping[str, Child], look: bool
     ) -> Place | None:
         """Where a task's subgraph is: as its rows tell, as the drawing says, or where a run that broke off left it."""
         if known:
@@ -328,7 +332,7 @@ class Log:
         bound = read_config(before).step if before is not None else None
         if bound is None and given.step is not None:
             bound = given.step + 1
-        return self._history(given, filter or {}, bound, limit)
+        return self._history(given, filter or {}, bound, limit, given.step if before is None else bound)
 
     def aget_state_history(
         self,
@@ -342,7 +346,12 @@ class Log:
         return aiterate(self.get_state_history(config, filter=filter, before=before, limit=limit))
 
     def _history(
-        self, given: CallConfig, wanted: Mapping[str, Any], before: int | None, limit: int | None
+        self,
+        given: CallConfig,
+        wanted: Mapping[str, Any],
+        before: int | None,
+        limit: int | None,
+        named: int | None,  # the step that the caller's config says
     ) -> Iterator[StateSnapshot]:
         count = 0
         if given.ns:
@@ -353,13 +362,17 @@ class Log:
             return
         if before is None and standing.step is not None:
             before = standing.step + 1
-        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before):
-            if count == limit:
-                return
+        if named is not None:
+            check_step(self._stored(), standing.thread_id, named)
+        if limit is not None and limit <= 0:
+            return
+        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before, few=limit):
             snapshot = self._shown(given, standing, position, since, False)
-            if wanted.items() <= (snapshot.metadata or {}).items():
+            if not wanted or wanted.items() <= (snapshot.metadata or {}).items():
                 count += 1
                 yield snapshot
+                if count == limit:
+                    return
 
     def verify(self, config: Config, *, head: str | Report | None = None) -> Report:
         """Check the thread's hash chain. The report names the rows that were altered, removed, moved or put in.
@@ -418,6 +431,63 @@ class Log:
         """`import_thread` for asyncio."""
         return await in_thread(lambda: self.import_thread(lines))
 
+    def prune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        keep_last: int | None = None,
+        statuses: Collection[str] | None = None,
+        graph: str | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+        actor: str | None = None,
+    ) -> Pruned:
+        """Remove whole threads or, with `keep_last`, the beginnings of their logs; in many short transactions.
+
+        older_than: age as timedelta or in seconds: threads that were last changed longer ago; with keep_last, only
+            rows that are that old. keep_last: no thread goes, each keeps its last so many states (barriers) with all
+            rows since, and begins there. statuses: only threads that have one of these; by default finished ones, with
+            keep_last all. graph: only those of this name. dry_run: only tell what would go. vacuum: afterwards give
+            free room back to the operating system; on SQLite that writes the whole file anew, while all writers wait.
+            actor: who does it, to be kept with what stands for the beginning of a log; of a whole thread nothing stays,
+            and a record of the logger `durable_graph` says that it went.
+
+        A running thread is passed over, and so are what a fork needs and a beginning that `verify` finds fault with;
+        subgraphs' runs go with their caller. Each transaction is durable when it ends: broken off, nothing is half
+        removed, and the next call goes on. The keys are needed, if the logs are signed.
+        Returns what went, and what was passed over and why. Raises ArgumentError; StoreError.
+        """
+        store = self._stored()
+        rule = rule_of(older_than, keep_last, statuses, graph, dry_run, actor)
+        report = prune(store, self._codec, self._keys, rule)
+        if vacuum and not dry_run:
+            report.vacuumed = store.vacuum()
+        return report
+
+    async def aprune(
+        self,
+        *,
+        older_than: timedelta | float | None = None,
+        keep_last: int | None = None,
+        statuses: Collection[str] | None = None,
+        graph: str | None = None,
+        dry_run: bool = False,
+        vacuum: bool = False,
+        actor: str | None = None,
+    ) -> Pruned:
+        """`prune` for asyncio."""
+        return await in_thread(
+            lambda: self.prune(
+                older_than=older_than,
+                keep_last=keep_last,
+                statuses=statuses,
+                graph=graph,
+                dry_run=dry_run,
+                vacuum=vacuum,
+                actor=actor,
+            )
+        )
+
     def close(self) -> None:
         """Give back the database connections. The graph opens them again when used again."""
         if self._store is not None:
@@ -430,16 +500,18 @@ class Log:
         self.close()
 
     def _show(self, shaper: Shaper) -> Show:
+        view = self._view
+
         def show(it: Emission) -> Iterable[Any]:
             if isinstance(it, Below):
                 return shaper.show(self._view_of(it.ns), it.ns, it.what)
-            return shaper.show(self._view, (), it)
+            return shaper.show(view, (), it)
 
         return show
 
     def _view_of(self, ns: tuple[str, ...]) -> View:
         """How the subgraph at this place is shown: its graph may not be known here."""
-        return View()
+        return View() if ns else self._view
 
     def _named(self, config: Config) -> CallConfig:
         given = read_config(config, self._config)
@@ -473,7 +545,7 @@ class Log:
         return thread.status
 
 
-def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position) -> dict[str, str]:
+def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position | Stand) -> dict[str, str]:
     if not ns:
         return {}
     above = way_down(ns)[-2]

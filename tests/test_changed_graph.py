@@ -34,6 +34,7 @@ from durable_graph import (
     interrupt,
     task,
 )
+from durable_graph.core import run as engine
 from durable_graph.core.run import Call, Run
 from durable_graph.store.memory import MemoryStore
 from tests.graphs import Calls, Runner, State, at, chain, new_thread, nodes_of, wide
@@ -975,10 +976,12 @@ def test_the_memory_of_a_subgraph_whose_node_has_another_name(run: Runner) -> No
 # --- snapshots, forks, crashes ----------------------------------------------------------------
 
 
-def test_a_snapshot_keeps_what_the_thread_knows_of_its_graph(run: Runner) -> None:
+def test_a_snapshot_keeps_what_the_thread_knows_of_its_graph(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SNAPSHOT_BYTES", 1)
+    monkeypatch.setattr(engine, "ROWS_PER_SNAPSHOT", 0.0)  # at each barrier
     calls = Calls()
     config = new_thread()
-    draw = abc(run, Anything, calls, a=lambda state: {"log": ["a"], "note": "x" * 100_000})
+    draw = abc(run, Anything, calls, a=lambda state: {"log": ["a"], "note": "x"})
     run.first(1, run.compile(draw), {"log": [], "price": 1}, config)
     assert run.compile(draw)._stored().snapshot(config["configurable"]["thread_id"], until=1) is not None
     new = run.compile(abc(run, Lost, calls))

@@ -1,9 +1,13 @@
-"""How the drivers hand tasks that have ended to the run: several at once, and no more than a pool's worth ahead."""
+"""How the drivers hand tasks that have ended to the run: several at once, and no more than a pool's worth ahead. And
+how asyncio hands calls to the store's thread."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -13,7 +17,7 @@ from durable_graph.codec import Codec
 from durable_graph.core.effects import Finished, Job
 from durable_graph.core.model import Task
 from durable_graph.core.run import Call, Run
-from durable_graph.drivers import _Threads
+from durable_graph.drivers import Offload, _Threads
 from durable_graph.store import Row
 from durable_graph.store.memory import MemoryStore
 from tests.graphs import PATIENCE, State
@@ -91,3 +95,113 @@ def test_what_is_handed_out_together_is_committed_together() -> None:
     simulator.drive(Run(graph, Codec(), None, Call("t", "r", input={"n": 0})).steps(), is_stored)
     assert sum(store.commits) == 41
     assert len(store.commits) < 20
+
+
+# --- the store's thread under asyncio -----------------------------------------------------------
+
+
+@contextmanager
+def keeper() -> Iterator[Offload]:
+    before = threading.active_count()
+    one = Offload()
+    try:
+        yield one
+    finally:
+        one.close()
+    assert threading.active_count() == before
+
+
+def test_calls_are_done_in_their_order_by_one_thread() -> None:
+    done: list[tuple[int, int]] = []
+
+    async def main(one: Offload) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(5):
+                group.create_task(one.run(lambda number=number: done.append((number, threading.get_ident()))))
+
+    with keeper() as one:
+        asyncio.run(main(one))
+    assert [number for number, _ in done] == [0, 1, 2, 3, 4]
+    (thread,) = {thread for _, thread in done}
+    assert thread != threading.get_ident()
+
+
+def test_a_keeper_that_was_not_needed_has_no_thread() -> None:
+    with keeper():
+        pass
+
+
+def test_what_a_call_raises_is_raised() -> None:
+    def call() -> None:
+        raise KeyError("gone")
+
+    with keeper() as one, pytest.raises(KeyError, match="gone"):
+        asyncio.run(one.run(call))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_is_cancelled_waits_for_the_commit_under_way(
+    fails: bool, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def commit() -> str:
+        begun.set()
+        go_on.wait(PATIENCE)
+        seen.append("committed")
+        if fails:
+            raise OSError("disk")
+        return "done"
+
+    async def main(one: Offload) -> None:
+        task = asyncio.create_task(one.run(commit))
+        await asyncio.to_thread(begun.wait, PATIENCE)
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert not task.done()
+        assert seen == []
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert seen == ["committed"]
+
+    with caplog.at_level(logging.WARNING), keeper() as one:
+        asyncio.run(main(one))
+    assert caplog.records == []  # "exception was never retrieved", it would say
+
+
+def test_a_timeout_waits_for_the_commit_under_way() -> None:
+    go_on = threading.Event()
+
+    async def main(one: Offload) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(0) as limit:
+            loop.call_later(0.01, go_on.set)
+            await one.run(lambda: go_on.wait(PATIENCE))
+        assert limit.expired()
+
+    with keeper() as one, pytest.raises(TimeoutError):
+        asyncio.run(main(one))
+    assert go_on.is_set()
+
+
+def test_a_loop_that_was_closed_does_not_stop_the_thread() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def commit() -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+
+    with keeper() as one:
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(one.run(commit))
+        while not begun.is_set():
+            loop.run_until_complete(asyncio.sleep(0))
+        loop.close()
+        go_on.set()
+        assert asyncio.run(one.run(lambda: "still there")) == "still there"
+        task._log_destroy_pending = False  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 FLOORS = (  # lowest first
     {"core", "errors", "store.engines", "store.texts", "store.version"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
-    | {"core.difference"},
+    | {"core.difference", "store.line"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
@@ -32,7 +32,7 @@ FLOORS = (  # lowest first
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
-    {"beat", "recovery", "unfinished"},
+    {"beat", "prune", "recovery", "unfinished"},
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},

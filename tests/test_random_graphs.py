@@ -784,7 +784,8 @@ _numbers = itertools.count()
 @contextmanager
 def snapshots(everywhere: bool) -> Iterator[None]:
     """Snapshots at every barrier, or as they come."""
-    with mock.patch.object(engine, "SNAPSHOT_BYTES", 1 if everywhere else engine.SNAPSHOT_BYTES):
+    size, times = (1, 0.0) if everywhere else (engine.SNAPSHOT_BYTES, engine.ROWS_PER_SNAPSHOT)
+    with mock.patch.multiple(engine, SNAPSHOT_BYTES=size, ROWS_PER_SNAPSHOT=times):
         yield
 
 

@@ -100,6 +100,7 @@ with builder.compile(checkpointer=sys.argv[1], cache=True) as graph:
     lines = list(graph.export_thread(config))
     graph.delete_thread("a")
     assert graph.import_thread(lines)
+    assert graph.prune(keep_last=1, vacuum=True).cut
     graph.clear_cache()
     assert list(graph.recover()) == []
     assert {thread.thread_id for thread in graph.threads(status="finished")} >= {"a"}

@@ -455,6 +455,16 @@ def test_renewing_waits_for_no_append_and_fences_none(store: Store) -> None:
 # --- reading once more --------------------------------------------------------------------------
 
 
+def test_bodies_are_those_of_the_rows(store: Store) -> None:
+    store.append([row(0), row(1)], claim=Claim(None, values()))
+    store.append([row(number, body=b"x" * 300_000) for number in range(2, 9)])
+    store.append([row(0, thread_id="another")], claim=Claim(None, values()))
+    for after, until in ((-1, 8), (2, 5), (-1, 10**30), (5, 5), (7, 3), (-(10**30), 1), (8, 99)):
+        rows = [(one.step, one.parent_step, one.kind, one.body) for one in store.rows(T, after=after, until=until)]
+        assert [(*head, bytes(body)) for *head, body in store.bodies(T, after=after, until=until)] == rows
+    assert list(store.bodies("nobody", after=-1, until=9)) == []
+
+
 def test_the_newest_snapshot_at_or_before_a_step(store: Store) -> None:
     begin(store)
     begin(store, "another")
@@ -506,6 +516,7 @@ def test_what_no_database_can_take_is_no_id(store: Store, wrong: str) -> None:
         lambda: store.change_thread(wrong, Claim(None, values())),
         lambda: store.thread(wrong),
         lambda: store.rows(wrong),
+        lambda: store.bodies(wrong, after=-1, until=0),
         lambda: store.snapshot(wrong, until=0),
         lambda: store.delete(wrong),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import sqlite3
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,9 @@ from conftest import Script, connected, finished
 from sqlalchemy import make_url
 from test_store_contract import T, begin, race, row, steps, values
 
+from durable_graph.drivers import Offload
 from durable_graph.errors import ArgumentError, FencedError, SchemaError, StoreUnavailableError
-from durable_graph.store import Claim, Row, Thread, migrate, tables, version
+from durable_graph.store import Claim, Row, Signal, Thread, migrate, tables, version
 from durable_graph.store.databases import IDLE_READERS, Lost, Postgres, Sqlite, SqliteUrl, parse_url
 from durable_graph.store.sql import SqlStore
 
@@ -254,26 +257,34 @@ def test_how_durable_postgres_is(postgres_url: str) -> None:
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("off",)  # the URL has chosen so
 
 
-def waiting_appends(store: SqlStore, rows: list[Row]) -> list[Any]:
-    """The results of appends that all come while another write is under way."""
-    database = store._database
-    assert isinstance(database, Sqlite)
-    with database._writing:
-        results: list[Any] = [None] * len(rows)
+def waiting_appends(store: SqlStore, rows: list[Row], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+    """The results of appends that all come while every place is taken, when one of them becomes free."""
+    return waiting(store, [partial(store.append, [one]) for one in rows], meanwhile)
 
-        def append(number: int) -> None:
-            try:
-                store.append([rows[number]])
-            except BaseException as error:
-                results[number] = error
 
-        threads = [threading.Thread(target=append, args=[number]) for number in range(len(rows))]
+def waiting(store: SqlStore, calls: list[Callable[[], Any]], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
+    results: list[Any] = [None] * len(calls)
+
+    def call(number: int) -> None:
+        try:
+            results[number] = calls[number]()
+        except BaseException as error:
+            results[number] = error
+
+    line = store._open()._line
+    with ExitStack() as others, ExitStack() as one:
+        for place in range(line._places):
+            (others if place else one).enter_context(store._open()._place())
+        threads = [threading.Thread(target=call, args=[number]) for number in range(len(calls))]
         for number, thread in enumerate(threads):
             thread.start()
-            while len(database._waiting) <= number:
+            while len(line._waiting) <= number:
                 time.sleep(0.001)
-    for thread in threads:
-        thread.join()
+        meanwhile()
+        one.close()
+        for thread in threads:
+            thread.join()
+    assert (line._inside, list(line._waiting)) == ([], [])
     return results
 
 
@@ -289,6 +300,77 @@ def test_appends_that_wait_together_commit_together(lite: SqlStore) -> None:
         "COMMIT",
     ]
     assert [list(lite.rows(each.thread_id)) for each in rows] == [[each] for each in rows]
+
+
+def test_everybody_shares_a_commit(sql: SqlStore, database_url: str) -> None:
+    """Claims, several rows with a snapshot, signals; from plain threads, and from asyncio."""
+    for number in range(4):
+        begin(sql, f"t{number}")
+    signal = Signal("t3", "1", "go", b"{}")
+    sql.send(signal)
+
+    async def acall() -> None:
+        keeper = Offload()
+        try:
+            await keeper.run(partial(sql.append, [row(0, thread_id="t0")]))
+        finally:
+            keeper.close()
+
+    several = [row(0, thread_id="t2", epoch=2), row(1, thread_id="t2", epoch=2)]
+    calls: list[Callable[[], Any]] = [
+        partial(asyncio.run, acall()),
+        partial(sql.change_thread, "t1", Claim(1, {"epoch": 2})),
+        partial(sql.append, several, claim=Claim(1, {"epoch": 2}), snapshot=b"state"),
+        partial(sql.append, [row(0, thread_id="t3")], taken=[signal.id]),
+    ]
+    assert waiting(sql, calls) == [None, True, None, None]
+    assert [len(list(sql.rows(f"t{number}"))) for number in range(4)] == [1, 0, 2, 1]
+    assert sql.snapshot("t2", until=9) == (1, b"state")
+    assert sql.signals("t3") == []
+    if database_url.startswith("postgres"):
+        assert transactions_of(database_url) == [4]
+
+
+def test_what_is_refused_leaves_nothing_and_hinders_nobody(sql: SqlStore) -> None:
+    """A transaction of several statements that waits with others, and fails at its last one."""
+    for number in range(4):
+        begin(sql, f"t{number}", steps=1)
+    late = [row(1, thread_id="t1", epoch=2), row(0, thread_id="t1", epoch=2)]  # a step that is there
+    calls: list[Callable[[], Any]] = [
+        partial(sql.append, [row(1, thread_id="t0")]),
+        partial(sql.append, late, claim=Claim(1, {"epoch": 2}), snapshot=b"state"),
+        partial(sql.change_thread, "t2", Claim(7, {"epoch": 8})),
+        partial(sql.append, [row(1, thread_id="t3")], taken=["not there"]),
+        partial(sql.append, [row(1, thread_id="t3"), row(2, thread_id="t3")]),
+    ]
+    found = waiting(sql, calls)
+    assert [found[0], type(found[1]), found[2], type(found[3]), found[4]] == [
+        None, FencedError, False, FencedError, None
+    ]  # fmt: skip
+    assert found[1].args == FencedError(thread_id="t1", step=0, epoch=2).args
+    assert sql.thread("t1") == Thread("t1", **values())
+    assert [steps(sql.rows(f"t{number}")) for number in range(4)] == [[0, 1], [0], [0], [0, 1, 2]]
+    assert sql.snapshot("t1", until=9) is None
+
+
+def test_on_postgres_a_commit_that_fails_fails_for_those_to_blame(post: SqlStore, postgres_url: str) -> None:
+    """The statements have succeeded by then: that is not enough."""
+    begin(post)
+    schema = make_url(postgres_url).query["options"].split("%3D")[-1].split("=")[-1]  # type: ignore[union-attr]
+    with raw(postgres_url) as other:
+        other.execute(
+            f"""
+            SET search_path = {schema};
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN IF NEW.step IN (1, 4) THEN RAISE EXCEPTION 'not %', NEW.step; END IF; RETURN NULL; END $$;
+            CREATE CONSTRAINT TRIGGER late AFTER INSERT ON checkpoints
+                DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"""
+        )
+    kinds = [type(result) for result in waiting_appends(post, [row(step) for step in range(4)])]
+    assert kinds == [type(None), StoreUnavailableError, type(None), type(None)]
+    with pytest.raises(StoreUnavailableError, match="not 4"):
+        post.append([row(4)])
+    assert steps(post.rows(T)) == [0, 2, 3]
 
 
 def test_a_fenced_row_does_not_hinder_those_it_waits_with(lite: SqlStore) -> None:
@@ -319,34 +401,6 @@ def test_a_failing_database_fails_all_that_wait(lite: SqlStore, sqlite_url: str)
 # The same on Postgres, where several connections may commit at a time.
 
 
-def crowded_appends(store: SqlStore, rows: list[Row], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
-    """The results of appends that come while every connection is busy."""
-    database = store._database
-    assert isinstance(database, Postgres)
-    results: list[Any] = [None] * len(rows)
-
-    def append(number: int) -> None:
-        try:
-            store.append([rows[number]])
-        except BaseException as error:
-            results[number] = error
-
-    free, database._leaders = database._leaders, 0
-    threads = [threading.Thread(target=append, args=[number]) for number in range(len(rows))]
-    for number, thread in enumerate(threads):
-        thread.start()
-        while len(database._waiting) <= number:
-            time.sleep(0.001)
-    meanwhile()
-    with database._turn:
-        database._leaders = free
-        database._turn.notify_all()
-    for thread in threads:
-        thread.join()
-    assert (database._leaders, database._waiting) == (free, [])
-    return results
-
-
 def transactions_of(url: str) -> list[int]:
     """How many rows each transaction has written."""
     with raw(url) as connection:
@@ -358,14 +412,14 @@ def test_on_postgres_appends_that_wait_together_commit_together(post: SqlStore, 
     for number in range(4):
         begin(post, f"t{number}")
     rows = [row(0, thread_id=f"t{number}") for number in range(4)]
-    assert crowded_appends(post, rows) == [None] * 4
+    assert waiting_appends(post, rows) == [None] * 4
     assert [list(post.rows(each.thread_id)) for each in rows] == [[each] for each in rows]
     assert transactions_of(postgres_url) == [4]
 
 
 def test_on_postgres_nobody_suffers_for_another_one(post: SqlStore) -> None:
     begin(post)
-    results = crowded_appends(post, [row(0), row(1, epoch=2), row(2), row(0), row(4, superstep=2**70), row(5)])
+    results = waiting_appends(post, [row(0), row(1, epoch=2), row(2), row(0), row(4, superstep=2**70), row(5)])
     kinds = [type(result) for result in results]
     assert kinds == [type(None), FencedError, type(None), FencedError, StoreUnavailableError, type(None)]
     assert steps(post.rows(T)) == [0, 2, 5]
@@ -381,7 +435,7 @@ def test_on_postgres_a_killed_connection_is_replaced_for_all_that_wait(post: Sql
                 [make_url(postgres_url).query["application_name"], other.info.backend_pid],
             )
 
-    assert crowded_appends(post, [row(0), row(1), row(2)], kill) == [None] * 3
+    assert waiting_appends(post, [row(0), row(1), row(2)], kill) == [None] * 3
     assert steps(post.rows(T)) == [0, 1, 2]
 
 
@@ -392,9 +446,7 @@ def test_the_number_of_connections_is_a_setting(postgres_url: str) -> None:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda step: store.append([row(step)]), range(40)))
         assert steps(store.rows(T)) == list(range(40))
-        database = store._database
-        assert isinstance(database, Postgres)
-        assert database.engine.pool.checkedin() <= 2  # type: ignore[attr-defined]
+        assert len(store._open()._idle) <= 2
 
 
 class Interrupted:
@@ -429,7 +481,53 @@ def test_ctrl_c_stops_only_the_thread_that_it_meets(
     assert sorted(type(result).__name__ for result in results) == ["KeyboardInterrupt", *["NoneType"] * 3]
     committed = [step for step in range(4) if statement == "COMMIT" or results[step] is None]
     assert steps(lite.rows(T)) == committed
-    assert not database._waiting
+
+
+class Handled(Interrupted):
+    """A connection in which a signal handler runs once, right after a statement has been executed."""
+
+    def __init__(self, connection: sqlite3.Connection, statement: str, handler: Callable[[], None]) -> None:
+        super().__init__(connection, statement)
+        self._handler = handler
+
+    def execute(self, sql: str, *arguments: Any) -> Any:
+        try:
+            return super().execute(sql, *arguments)
+        except KeyboardInterrupt:
+            self._handler()
+            return self._connection.execute("SELECT 1")
+
+
+@pytest.mark.parametrize("statement", ["BEGIN", "COMMIT"])
+def test_a_signal_handler_in_the_midst_of_a_commit(
+    lite: SqlStore, monkeypatch: pytest.MonkeyPatch, statement: str
+) -> None:
+    """It does not wait for the thread it met, nor does it write into its transaction."""
+    begin(lite)
+    begin(lite, "other")
+    said: list[Any] = []
+
+    def handler() -> None:
+        try:
+            said.append(lite.append([row(0, thread_id="other")]))
+        except StoreUnavailableError as error:
+            said.append(type(error))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lite._database, "_writer", Handled(lite._open()._writer, statement, handler))  # type: ignore[attr-defined]
+        lite.append([row(0)], claim=Claim(1, {"status": "waiting"}))
+    assert said == ([StoreUnavailableError] if statement == "BEGIN" else [None])
+    assert (steps(lite.rows(T)), steps(lite.rows("other"))) == ([0], [0] if statement == "COMMIT" else [])
+
+
+def test_a_signal_handler_that_closes_the_store(lite: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(lite)
+    database = lite._open()
+    monkeypatch.setattr(database, "_writer", Handled(database._writer, "BEGIN", lite.close))  # type: ignore[attr-defined]
+    with pytest.raises(StoreUnavailableError):
+        lite.append([row(0), row(1)])
+    assert steps(lite.rows(T)) == []
+    lite.append([row(0)])
 
 
 def test_a_commit_that_fails_fails_for_all_that_wait(lite: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -689,7 +787,7 @@ def test_a_killed_backend_is_replaced(post: SqlStore, postgres_url: str) -> None
 
 def test_a_server_that_kills_every_connection(post: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(post)
-    monkeypatch.setattr(Postgres, "insert", lose(Postgres.insert, 99))
+    monkeypatch.setattr(Postgres, "commit", lose(Postgres.commit, 99))
     monkeypatch.setattr(SqlStore, "_append_all", lose(SqlStore._append_all, 99))
     with pytest.raises(StoreUnavailableError):
         post.append([row(0)])

@@ -323,6 +323,59 @@ def _opened(file: str) -> Iterator[Iterator[str]]:
         yield lines
 
 
+# --- removing -----------------------------------------------------------------------------------
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _age(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    number, unit = (value[:-1], value[-1:]) if value[-1:] in UNITS else (value, "s")
+    try:
+        return float(number) * UNITS[unit]
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no age: write 30d, 12h, 15m or seconds") from None
+
+
+@main.command()
+@click.option("--older-than", metavar="AGE", callback=_age, help="Last changed longer ago: 30d, 12h, 15m or seconds.")
+@click.option("--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep the last N states of each thread.")
+@click.option("--status", "statuses", multiple=True, metavar="STATUS", help="Only these; also several times.")
+@click.option("--graph", metavar="NAME", help="Only those of this graph.")
+@click.option("--dry-run", is_flag=True, help="Only tell what would go.")
+@click.option("--actor", metavar="NAME", help="Who does it: kept with what stands for the beginning of a log.")
+@click.option("--vacuum", is_flag=True, help="Then make the database's files smaller; writers to SQLite have to wait.")
+@options("url", "json")
+def prune(url: str | None, as_json: bool, statuses: tuple[str, ...], **rule: Any) -> None:
+    """Remove old threads; with --keep-last only the beginnings of their logs.
+
+    Without --status and --keep-last only finished threads go. What is running, and what forks need, stays and is told.
+    """
+    with _log(url) as log:
+        report = log.prune(statuses=statuses or None, **rule)
+    out = Output(as_json)
+    would = "would go: " if report.dry_run else "removed: "
+    told = f"{would}{report.threads} threads, {report.rows} rows, {report.bytes} bytes; {report.cut} threads cut"
+    if report.vacuumed is not None:
+        told += f"; the database had {report.vacuumed[0]} bytes, now {report.vacuumed[1]}"
+    out.line(
+        {
+            "dry_run": report.dry_run,
+            "threads": report.threads,
+            "cut": report.cut,
+            "rows": report.rows,
+            "bytes": report.bytes,
+            "skipped": [one._asdict() for one in report.skipped],
+            "vacuumed": report.vacuumed,
+        },
+        Column(told),
+    )
+    if not out.json:
+        for one in report.skipped:
+            out.line({}, Column("kept", 6, "yellow"), Column(one.thread_id, 36, "bold"), Column(one.reason))
+
+
 # --- the database -----------------------------------------------------------------------------
 
 

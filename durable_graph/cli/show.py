@@ -191,6 +191,8 @@ def show_report(out: Output, report: Report) -> bool:
     rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}", 0, "dim")
     out.line({**dataclasses.asdict(report), "ok": report.ok}, verdict, Column(report.thread_id, 36, "bold"), rows, head)
     if not out.json:
+        if report.pruned is not None:
+            out.line({}, Column("", 6), Column("", 10), Column("pruned", 9, "dim"), Column(report.pruned))
         for finding in report.findings:
             step = Column(f"step {finding.step}" if finding.step >= 0 else "", 10)
             out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem))

@@ -34,6 +34,13 @@ def row_hash(parent: bytes, columns: tuple[Any, ...], body: bytes, key: bytes | 
     return hmac.digest(key, content, "sha256")
 
 
+def stub_hash(row: bytes, stub: tuple[Any, ...], key: bytes | None = None) -> bytes:
+    """`row`: the hash of the row that the log begins with now. `stub`: thread_id, step, parent_hash, state, pruned_at
+    and actor."""
+    thread_id, step, parent_hash, state, pruned_at, actor = stub
+    return row_hash(row, ("stub", thread_id, step, parent_hash.hex(), pruned_at, actor), state, key)
+
+
 NO_PARENT = bytes(32)
 
 

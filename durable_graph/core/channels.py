@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -205,11 +206,21 @@ def declare_replayable(reducer: Reducer, operation: str) -> Reducer:
     return reducer
 
 
+def _holders(values: Mapping[str, Any], key: str) -> int:
+    """How many hold this value, counted as CPython does; where nobody counts it is never said to be held alone."""
+    value = values[key]
+    return sys.getrefcount(value) if hasattr(sys, "getrefcount") else 0
+
+
+_ALONE = max(_holders({"key": []}, "key"), 1)  # what that gives if it is nobody but `values`
+
+
 class Values(dict[str, Any]):
     """The channels' values, changed only by recorded writes.
 
-    A container that was made here is extended in place, so that appending to a list of n costs the appended part and
-    not n. `share` ends that for everything handed out: what a node or a consumer has been given stays as it was.
+    A container that nobody else holds is extended in place, so that appending to a list of n costs the appended part
+    and not n. `share` is called for everything handed out, as what a node or a consumer has been given stays as it was;
+    then it is extended in place again only once they have let go of it.
     """
 
     __slots__ = ("_own", "_places")
@@ -239,7 +250,7 @@ class Values(dict[str, Any]):
                 self.set(key, write)
             elif operation == "messages":
                 self._add_messages(key, write)
-            elif key in self._own:
+            elif key in self._own or (type(self[key]) in _IN_PLACE[operation] and self._has_alone(key)):
                 self[key] = _IN_PLACE[operation][type(self[key])](self[key], write)
             else:
                 self[key] = OPERATIONS[operation][1](self[key], write)
@@ -248,10 +259,20 @@ class Values(dict[str, Any]):
 
     def _add_messages(self, key: str, new: list[Any]) -> None:
         places = self.places(key)
-        merged = merge_messages(self[key], new, places, key in self._own)
+        in_place = key in self._own or self._has_alone(key)
+        merged = merge_messages(self[key], new, places, in_place)
         self[key] = merged
         self._places[key] = merged, places
         self._own.add(key)
+
+    def _has_alone(self, key: str) -> bool:
+        """Whether nobody else holds this container any more. If so it is as good as made here."""
+        here = _holders(self, key)
+        if key in self._places and self._places[key][0] is self[key]:
+            here -= 1
+        if here == _ALONE:
+            self._own.add(key)
+        return here == _ALONE
 
     def places(self, key: str) -> dict[Any, int]:
         """{id: place} of a list of messages: made once, then kept up with it."""

@@ -2,6 +2,7 @@
 
     {"durable_graph": "export", "version": 1, "thread_id": ..., "key": the id of the key, or null}
     {"thread": its columns but those of the lease, "parent_hash": of the row that a fork begins at, or null}
+    {"stub": its columns}           if its beginning was pruned: what stands for that
     {"row": its columns}            each row, in the order of the steps; hashes in hexadecimal
     {"signal": its columns}         what was sent to the thread and not taken yet
     {"end": {"thread_id": ..., "rows": how many, "head": the hash of the newest}}
@@ -19,23 +20,26 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import replace
+from itertools import chain
 from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 
 import orjson
 
 from durable_graph.core.chain import Keys, key_id
-from durable_graph.core.verify import Check, Finding, Report, parent_hash
-from durable_graph.errors import CorruptCheckpointError, ExportError, ThreadNotFoundError
-from durable_graph.store import Row, Signal, Store, Thread
+from durable_graph.core.verify import STUB_ALTERED, Check, Finding, Report, parent_hash
+from durable_graph.errors import CorruptCheckpointError, ExportError, StoreError, ThreadNotFoundError
+from durable_graph.store import Row, Signal, Store, Stub, Thread
 
 VERSION = 1
 LEASE: dict[str, Any] = {"lease_owner": None, "lease_since": None, "lease_expires_at": None}
 NUMBERS = {"step", "parent_step", "superstep", "epoch"}
-BYTES = {"body", "metadata", "value"}
-NULLABLE = {"parent_step", "node", "task", "parent_thread_id", "called_by", "wake_at", *LEASE}
+BYTES = {"body", "metadata", "value", "state"}
+HASHES = {"hash", "parent_hash"}
+NULLABLE = {"parent_step", "node", "task", "parent_thread_id", "called_by", "wake_at", "actor", *LEASE}
 
-Item: TypeAlias = Thread | Row | Signal
-ItemT = TypeVar("ItemT", Thread, Row, Signal)
+Item: TypeAlias = Thread | Stub | Row | Signal
+ItemT = TypeVar("ItemT", Thread, Stub, Row, Signal)
 
 
 # --- writing ----------------------------------------------------------------------------------
@@ -61,20 +65,30 @@ def _lines(store: Store, thread_id: str, key: bytes | None) -> Iterator[dict[str
     named = None if key is None else key_id(key)
     yield {"durable_graph": "export", "version": VERSION, "thread_id": thread_id, "key": named}
     for thread in _family(store, thread_id):
-        row: Row | None = None
-        count = 0
-        for row in store.rows(thread.thread_id):
-            if not count:
-                yield _thread_line(store, thread, row)
+        stub = store.stub(thread.thread_id)
+        if stub is not None and not stub.readable:
+            raise CorruptCheckpointError(thread_id=thread.thread_id, step=0, problem=STUB_ALTERED)
+        rows = store.rows(thread.thread_id, after=-1 if stub is None else stub.step - 1)
+        first = next(rows, None)
+        yield _thread_line(store, thread, first)
+        if stub is not None:
+            yield {"stub": _plain(stub)}
+        count, head = 0, None
+        for row in () if first is None else chain((first,), rows):
             yield {"row": _plain(row)}
-            count += 1
-        if row is None:
-            yield _thread_line(store, thread, None)
+            count, head = count + 1, row.hash.hex()
         yield from ({"signal": _plain(signal)} for signal in store.signals(thread.thread_id))
-        if store.thread(thread.thread_id) is None:  # deleted while it was read: perhaps not all of it was
-            raise ThreadNotFoundError(thread_id=thread.thread_id, store=store.name)
-        head = None if row is None else row.hash.hex()
+        _look_again(store, thread.thread_id, stub)
         yield {"end": {"thread_id": thread.thread_id, "rows": count, "head": head}}
+
+
+def _look_again(store: Store, thread_id: str, stub: Stub | None) -> None:
+    """What was deleted or pruned while it was read may not have been read whole."""
+    if store.thread(thread_id) is None:
+        raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
+    if store.stub(thread_id) != stub:
+        problem = f"thread {thread_id!r} was pruned while it was exported"
+        raise StoreError(store=store.name, problem=problem, fix="Export it again.")
 
 
 def _family(store: Store, thread_id: str) -> Iterator[Thread]:
@@ -102,9 +116,7 @@ def _plain(item: Item) -> dict[str, Any]:
         raise CorruptCheckpointError(thread_id=item.thread_id, step=item.step, problem="its body or hash is no bytes")
     for name in BYTES & columns.keys():
         columns[name] = _text(columns[name])
-    if isinstance(item, Row):
-        columns["hash"] = item.hash.hex()
-    return columns
+    return {**columns, **{name: columns[name].hex() for name in HASHES & columns.keys()}}
 
 
 def _text(data: bytes) -> str | dict[str, str]:
@@ -217,6 +229,8 @@ class ExportReader:
             raise _BadLine("it belongs to no thread")
         if "row" in line:
             return self._row(_made(Row, _mapping(line, "row")))
+        if "stub" in line:
+            return self._stub(_made(Stub, _mapping(line, "stub")))
         if "signal" in line:
             signal = _made(Signal, _mapping(line, "signal"))
             if signal.thread_id != self._thread_id:
@@ -247,12 +261,20 @@ class ExportReader:
     def _parent_of(self, row: Row) -> bytes | None:
         return self._parent if row.kind == "fork" else self._hashes.get(cast("int", row.parent_step))
 
+    def _stub(self, stub: Stub) -> Stub:
+        check = self._check
+        assert check is not None
+        if stub.thread_id != self._thread_id or check.rows or check.begins or not stub.readable:
+            raise _BadLine("the stub is another thread's, or not where a thread begins")
+        check.begin(stub)
+        return stub
+
     def _row(self, row: Row) -> Row:
         check = self._check
         assert check is not None
         if row.thread_id != self._thread_id:
             raise _BadLine("the row is another thread's")
-        if check.rows and row.step <= check.last:
+        if row.step <= check.last:
             raise _BadLine(f"step {row.step} stands behind step {check.last}")
         if not check.full:
             check.add(row)
@@ -273,6 +295,8 @@ class ExportReader:
         self._rows += check.rows
         self._check = None
         self.reports.append(report)
+        if self._strict and not report.ok:
+            self._refuse(report)
         for origins in self._wanted.values():
             for origin in origins:
                 self._found(origin.report, f"what it was forked from is not in thread {self._thread_id!r}")
@@ -309,7 +333,7 @@ class ExportReader:
             raise ExportError(line=self._number, problem=problem)
         old = self.reports[report]
         finding = Finding(step, kind, problem)
-        self.reports[report] = Report(old.thread_id, old.rows, old.head, (*old.findings, finding))
+        self.reports[report] = replace(old, findings=(*old.findings, finding))
 
     def _fail(self, kind: Any, problem: str) -> None:
         """Nothing can be read any more."""
@@ -355,7 +379,7 @@ def _made(kind: Callable[..., ItemT] | type[ItemT], columns: dict[str, Any]) -> 
 
 
 def _value(name: str, value: Any) -> Any:
-    if name == "hash":
+    if name in HASHES:
         return _hash(value)
     if name in BYTES:
         return _bytes(name, value)

@@ -1,7 +1,8 @@
 """Reading a thread's log: to go on from it, and to tell what happened. Runs no user code.
 
-`load` finds where a thread stands at a step, reading back only to the nearest snapshot. `walk` tells the log
-again in the order in which it was lived, as the same `Recorded`, `Shown` and `Begun` that the live run emitted.
+`load` finds where a thread stands at a step, reading only from the nearest snapshot on. `walk` tells the log again in
+the order in which it was lived, as the same `Recorded`, `Shown` and `Begun` that the live run emitted. `barriers` tells
+where it stood, newest first. None of them holds more than a part of the log.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from durable_graph.core.address import Place, place_of, places, thread_of, way_d
 from durable_graph.core.channels import Values
 from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
-from durable_graph.core.position import Body, Later, Position, task_of
+from durable_graph.core.position import Body, Later, Position, Stand, task_of
 from durable_graph.core.tokens import parts_of
+from durable_graph.core.verify import STUB_ALTERED
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
-from durable_graph.store import Row, Store
+from durable_graph.store import Row, Store, Stub
 
 Told = Recorded | Shown | Token | Begun | Below
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
@@ -61,40 +63,206 @@ def load(store: Store, codec: Decoder, thread_id: str, step: int | None = None) 
     newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
     if newest is None:
         return None
-    if step is not None and not 0 <= step <= newest.step:
-        have = f"its steps are 0 to {newest.step}"
-        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=have)
-    rows, snapshot = _path(store, thread_id, newest.step if step is None else step)
-    position = _base(store, codec, rows[-1])
-    if snapshot is not None:
-        row = rows.pop()
-        apply(position, row, decode_body(codec, row))
-        _restore(position, codec, row, snapshot)
-    for row in reversed(rows):
-        apply(position, row, decode_body(codec, row))
+    stub, end = stub_of(store, thread_id), newest.step if step is None else step
+    while True:
+        if not (0 if stub is None else stub.step) <= end <= newest.step:
+            raise CheckpointNotFoundError(thread_id=thread_id, step=end, have=_steps_to(newest, stub))
+        try:
+            position = _forwards(store, codec, thread_id, end, stub) or _along_parents(
+                store, codec, thread_id, end, stub
+            )
+            break
+        except CorruptCheckpointError:
+            before, stub = stub, stub_of(store, thread_id)
+            if before == stub:
+                raise  # else what is missing was pruned while we read
     position.tail = newest.step
     return position
 
 
-def _path(store: Store, thread_id: str, step: int) -> tuple[list[Row], bytes | None]:
-    """The rows from `step` back along their parents to the nearest snapshot or to the thread's first row."""
-    path: list[Row] = []
-    snapshot = store.snapshot(thread_id, until=step)
-    for row in store.rows(thread_id, until=step, newest_first=True):
-        if row.step != step:
+def stub_of(store: Store, thread_id: str) -> Stub | None:
+    """What stands for the rows of this thread that were pruned. Raises CorruptCheckpointError."""
+    stub = store.stub(thread_id)
+    if stub is not None and not stub.readable:
+        raise CorruptCheckpointError(thread_id=thread_id, step=0, problem=STUB_ALTERED)
+    return stub
+
+
+def beginning(store: Store, thread_id: str) -> int:
+    """The step that the log begins after: -1, or that of the stub, whose row tells only where the thread stood."""
+    stub = stub_of(store, thread_id)
+    return -1 if stub is None else stub.step
+
+
+def check_step(store: Store, thread_id: str, step: int) -> None:
+    """Raises CheckpointNotFoundError if this step was pruned."""
+    stub = stub_of(store, thread_id)
+    newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None) if stub is not None else None
+    if stub is not None and newest is not None and step < stub.step:
+        raise CheckpointNotFoundError(thread_id=thread_id, step=step, have=_steps_to(newest, stub))
+
+
+class _Kept(NamedTuple):
+    """The state at a barrier, as a snapshot or a stub holds it."""
+
+    step: int
+    state: bytes
+    damaged: str  # what to say then
+
+
+def _kept(store: Store, thread_id: str, until: int, stub: Stub | None) -> _Kept | None:
+    """The newest at or before `until`. What may still be there from before the stub is never looked at: no hash holds
+    it any more."""
+    snapshot = store.snapshot(thread_id, until=until)
+    if snapshot is not None and (stub is None or snapshot[0] > stub.step):
+        return _Kept(*snapshot, "its snapshot is damaged ({}); snapshots may be deleted safely")
+    return None if stub is None else _Kept(stub.step, stub.state, f"{STUB_ALTERED} ({{}})")
+
+
+def _forwards(store: Store, codec: Decoder, thread_id: str, step: int, stub: Stub | None) -> Position | None:
+    """The position at `step`, streamed from the nearest snapshot or the thread's first row. None if the log branches
+    in between, as then not all of these rows lead there."""
+    kept = _kept(store, thread_id, step, stub)
+    start = 0 if kept is None else kept.step
+    first = next(store.rows(thread_id, after=start - 1, until=start), None)
+    if first is None:
+        return None
+    position = _begun_with(store, codec, first, kept)
+    position = _gone_on(store, codec, position, step)
+    return position if position.step == step else None
+
+
+def _along_parents(store: Store, codec: Decoder, thread_id: str, step: int, stub: Stub | None) -> Position:
+    """The same for a thread that has gone back in time."""
+    rows, kept = _path(store, thread_id, step, stub)
+    position = _begun_with(store, codec, rows.pop(), kept)
+    for row in reversed(rows):
+        apply(position, row, decode_body(codec, row))
+    return position
+
+
+def _begun_with(store: Store, codec: Decoder, row: Row, kept: _Kept | None) -> Position:
+    """The position at the row that reading begins with: a thread's first, or that of a snapshot."""
+    position = _base(store, codec, row)
+    apply(position, row, decode_body(codec, row))
+    if kept is not None:
+        _restore(position, codec, row, kept)
+    return position
+
+
+SKIMMED, STRIDE = 500, 50  # rows that are tried at once: at first, and after a try that did not come through
+
+
+def _gone_on(
+    store: Store, codec: Decoder, position: Position, until: int, elsewhere: Elsewhere | None = None
+) -> Position:
+    """The position at the step `until`, from one before it. Where the log branches in between, `elsewhere` gives the
+    position to go on from; without it that is the end."""
+    stride = SKIMMED
+    while position.step < until:
+        if _skim(store, codec, position, min(until, position.step + stride)):
+            stride *= 2
+            continue
+        stride = STRIDE
+        rows = list(store.rows(position.thread_id, after=position.step, until=min(until, position.step + stride)))
+        for row in rows:
+            if row.parent_step != row.step - 1 or row.parent_step != position.step:
+                if elsewhere is None:
+                    return position
+                position = elsewhere(position, row)
+            apply(position, row, decode_body(codec, row))
+        if not rows:
+            break
+    return position
+
+
+Elsewhere = Callable[[Position, Row], Position]
+
+
+def _skim(store: Store, codec: Decoder, position: Position, until: int) -> bool:
+    """Go on over supersteps of one task each; whether they reached as far as `until`.
+
+    Of such a one, if another follows, only counts what it wrote: what it planned has been done. So of these rows only
+    a few columns are read, and the last one again as a whole.
+    """
+    step, bare = position.step, None  # the last row, and its body, of which nothing has been added yet
+    if len(position.tasks) != 1:
+        return False
+    for number, parent, kind, data in store.bodies(position.thread_id, after=step, until=until):
+        try:
+            body = codec.decode(data)
+            if kind != "task" or not (parent == step == number - 1) or "next" not in body or "below" in body:
+                break
+            if bare is not None:
+                if len(bare["next"]) != 1:
+                    break
+                position._merge([bare.get("update")], bare)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            break  # one of the two is damaged: who reads them as rows says so
+        position.loose += len(data)
+        step, bare = number, body
+    if bare is not None:
+        row = next(store.rows(position.thread_id, after=step - 1, until=step), None)
+        if row is None:  # removed just now
+            raise CorruptCheckpointError(thread_id=position.thread_id, step=step, problem="the row is missing")
+        position.tasks = (task_of(position, row.node or "", row.task or ""),)  # who planned it may have been skipped
+        position.loose -= len(row.body)
+        apply(position, row, bare)
+    return step == until
+
+
+def _path(store: Store, thread_id: str, step: int, stub: Stub | None) -> tuple[list[Row], _Kept | None]:
+    """The rows from `step` back along their parents to the nearest snapshot, or to where the thread begins."""
+    path, wanted = list[Row](), step
+    kept = _kept(store, thread_id, step, stub)
+    for row in store.rows(thread_id, after=-1 if stub is None else stub.step - 1, until=step, newest_first=True):
+        if row.step != wanted:
             continue  # not an ancestor: another branch of the log
         path.append(row)
-        if snapshot is not None and snapshot[0] == row.step:
-            return path, snapshot[1]
+        if kept is not None and kept.step == row.step:
+            return path, kept
         if row.parent_step is None or row.kind == "fork":
             return path, None
-        step = row.parent_step
-        if snapshot is not None and snapshot[0] > step:
-            snapshot = store.snapshot(thread_id, until=step)
-    raise CorruptCheckpointError(thread_id=thread_id, step=step, problem="the row is missing")
+        wanted = row.parent_step
+        if kept is not None and kept.step > wanted:
+            kept = _kept(store, thread_id, wanted, stub)
+    raise CorruptCheckpointError(thread_id=thread_id, step=wanted, problem="the row is missing")
 
 
-def _base(store: Store, codec: Decoder, first: Row) -> Position:
+def _steps_to(newest: Row, stub: Stub | None) -> str:
+    if stub is None:
+        return f"its steps are 0 to {newest.step}"
+    return f"its steps are {stub.step} to {newest.step}, those before were pruned at {stub.pruned_at}"
+
+
+def folded(store: Store, codec: Decoder, thread_id: str, step: int) -> Position:
+    """`load`, from nothing but rows and stubs, which have hashes: what is told from here on instead of them must not
+    come from a snapshot. Holds no rows; reads them twice.
+
+    Raises CorruptCheckpointError, also for a step that is not there.
+    """
+    stub, path, wanted = stub_of(store, thread_id), set[int](), step
+    begins = 0 if stub is None else stub.step
+    for row in store.rows(thread_id, after=begins - 1, until=step, newest_first=True):
+        if row.step == wanted:
+            path.add(row.step)
+            if row.parent_step is None or row.kind == "fork" or (stub is not None and row.step == begins):
+                break
+            wanted = row.parent_step
+    else:
+        raise CorruptCheckpointError(thread_id=thread_id, step=wanted, problem="the row is missing")
+    position: Position | None = None
+    for row in store.rows(thread_id, after=min(path) - 1, until=step):
+        if row.step in path:
+            position = position or _base(store, codec, row, folded)
+            apply(position, row, decode_body(codec, row))
+            if stub is not None and row.step == begins:
+                _restore(position, codec, row, _Kept(begins, stub.state, f"{STUB_ALTERED} ({{}})"))
+    assert position is not None
+    return position
+
+
+def _base(store: Store, codec: Decoder, first: Row, load: Callable[..., Position | None] = load) -> Position:
     """What the path starts from: nothing, or for a fork the position in the other thread."""
     if first.kind != "fork":
         return Position(first.thread_id)
@@ -120,17 +288,17 @@ def pack(position: Position) -> dict[str, Any]:
     }
 
 
-def _restore(position: Position, codec: Decoder, row: Row, snapshot: bytes) -> None:
+def _restore(position: Position, codec: Decoder, row: Row, kept: _Kept) -> None:
     try:
-        content = codec.decode(snapshot)
+        content = codec.decode(kept.state)
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]
         position.kept, position.pinned = content.get("kept", {}), content.get("pinned")
         position.graph = content["graph"]
-        position.loose, position.packed = 0, len(snapshot)
+        position.loose, position.packed = 0, len(kept.state)
     except (ValueError, TypeError, KeyError) as error:
-        raise _corrupt(row, f"its snapshot is damaged ({error}); snapshots may be deleted safely") from error
+        raise _corrupt(row, kept.damaged.format(error)) from error
 
 
 # --- where a subgraph's run stands ------------------------------------------------------------
@@ -221,15 +389,29 @@ def _step_above(store: Store, codec: Decoder, above: str, task: str, thread_id: 
 # --- what happened ----------------------------------------------------------------------------
 
 
-def walk(store: Store, codec: Decoder, thread_id: str, *, after: int = -1, until: int | None = None) -> Iterator[Told]:
-    """Everything that was emitted for the rows with after < step <= until, in the order in which it was."""
+def walk(
+    store: Store,
+    codec: Decoder,
+    thread_id: str,
+    *,
+    after: int = -1,
+    until: int | None = None,
+    announce: bool = True,
+) -> Iterator[Told]:
+    """Everything that was emitted for the rows with after < step <= until, in the order in which it was. Without
+    `announce` no `Begun`."""
     position = Position(thread_id)
+    after = beginning(store, thread_id) if after < 0 else after
+    if until is not None:
+        check_step(store, thread_id, until)
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
-    below, before = _Subgraphs(store, codec), _begun(store, codec, thread_id, after)
+    below, before = _Subgraphs(store, codec, announce), _begun(store, codec, thread_id, after)
     rows = store.rows(thread_id, after=after, until=until)
-    for segment in _segments((row, decode_body(codec, row)) for row in rows):
+    for segment in _segments(codec, rows):
         position = _at_parent(store, codec, position, segment[0][0])
+        if announce and segment[0][0].task is not None:
+            yield Begun(position, position.runnable)
         yield from _retell(position, segment, below, before)
         before = 0
 
@@ -264,15 +446,17 @@ def _at_parent(store: Store, codec: Decoder, position: Position, row: Row) -> Po
     return moved
 
 
-def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body]]]:
+def _segments(codec: Decoder, rows: Iterable[Row]) -> Iterator[list[tuple[Row, Body]]]:
     """Rows that one run wrote within one superstep: as far as custom events can have come before them."""
     segment: list[tuple[Row, Body]] = []
-    for row, body in rows:
-        if row.kind in RUN_STARTS and segment:
+    for row in rows:
+        body = decode_body(codec, row)
+        begins = row.kind in RUN_STARTS
+        if begins and segment:
             yield segment
             segment = []
         segment.append((row, body))
-        if row.kind in RUN_STARTS or "next" in body:
+        if begins or "next" in body:
             yield segment
             segment = []
     if segment:
@@ -282,14 +466,15 @@ def _segments(rows: Iterable[tuple[Row, Body]]) -> Iterator[list[tuple[Row, Body
 class _Subgraphs:
     """The logs of subgraphs' runs, each told as far as the log above it has come."""
 
-    def __init__(self, store: Store, codec: Decoder) -> None:
-        self._store, self._codec = store, codec
+    def __init__(self, store: Store, codec: Decoder, announce: bool) -> None:
+        self._store, self._codec, self._announce = store, codec, announce
         self._told: dict[str, Iterator[Told]] = {}
 
     def tell(self, maker: Row, thread_id: str, first: int, upto: int) -> Iterator[Below]:
         """What was shown for these steps of a subgraph, while `maker`'s task ran."""
         if thread_id not in self._told:
-            self._told[thread_id] = walk(self._store, self._codec, thread_id, after=first - 1)
+            told = walk(self._store, self._codec, thread_id, after=first - 1, announce=self._announce)
+            self._told[thread_id] = told
         parts = place_of(maker.thread_id, maker.node or "", maker.task or "", thread_id).parts
         for it in self._told[thread_id]:
             yield Below((*parts, *it.ns), it.what) if isinstance(it, Below) else Below(parts, it)
@@ -299,16 +484,7 @@ class _Subgraphs:
 
 def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs, before: int = 0) -> Iterator[Told]:
     """`before`: rows of the same run in the same superstep that come before this segment."""
-    marks = sorted(
-        (
-            (min(max(rows - before, 0), place), number, row, told)
-            for place, (row, body) in enumerate(segment)
-            for rows, number, told in _marks(row, body, below)
-        ),
-        key=lambda mark: mark[:2],
-    )
-    if segment[0][0].task is not None:
-        yield Begun(position, position.runnable)
+    marks = _marked(segment, below, before)
     for place, (row, body) in enumerate(segment):
         while marks and marks[0][0] <= place:
             _, _, maker, tell = marks.pop(0)
@@ -318,6 +494,21 @@ def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgrap
         yield Recorded(position, row, body, changed, "next" in body, task)
 
 
+def _marked(
+    segment: list[tuple[Row, Body]], below: _Subgraphs, before: int
+) -> list[tuple[int, int, Row, Callable[[Position, Task], Iterable[Told]]]]:
+    """What was shown between the rows of a segment, in order: before which of them, as which event, whose, and what."""
+    if not [row for row, body in segment if not SHOWN.isdisjoint(body)]:
+        return []
+    marks = [
+        (min(max(rows - before, 0), place), number, row, told)
+        for place, (row, body) in enumerate(segment)
+        for rows, number, told in _marks(row, body, below)
+    ]
+    return sorted(marks, key=lambda mark: mark[:2])
+
+
+SHOWN = frozenset({"custom", "below", "tokens"})  # keys of a body: what its task showed while it ran
 _Mark = tuple[int, int, Callable[[Position, Task], Iterable[Told]]]
 
 
@@ -351,48 +542,116 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
     """`walk` for a log that still grows: None whenever all there is has been told. Custom events come with
     their task's row."""
     position = Position(thread_id)
+    after = beginning(store, thread_id) if after < 0 else after
     if after >= 0:
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
-    last, begins, below = after, True, _Subgraphs(store, codec)
+    last, begins, below = after, True, _Subgraphs(store, codec, True)
     before = _begun(store, codec, thread_id, after)
     while True:
         for row in store.rows(thread_id, after=last):
             body = decode_body(codec, row)
             position = _at_parent(store, codec, position, row)
-            told = _retell(position, [(row, body)], below, before)
-            yield from told if begins else (it for it in told if not isinstance(it, Begun))
+            if begins and row.task is not None:
+                yield Begun(position, position.runnable)
+            yield from _retell(position, [(row, body)], below, before)
             last, begins = row.step, row.kind in RUN_STARTS or "next" in body
             before = 0 if begins else before + 1
         yield None
 
 
-WINDOW = 64  # barriers are told newest first by folding this many rows forwards at a time
+WINDOW = 1000  # barriers told newest first are held in memory, so many at most
+WINDOW_ITEMS = 500_000  # in the lists of all of them together: each that is held has lists of its own
+WINDOW_BYTES = 4_000_000  # of their rows
+LEAST = 16  # that are held, however large they are
+PARTS = 16
+FURTHER = 16  # rows read at once to see how a superstep has ended
 
 
 def barriers(
-    store: Store, codec: Decoder, thread_id: str, *, before: int | None = None
-) -> Iterator[tuple[Position, Later]]:
-    """Where the thread stood at each barrier, newest first, and what has become of its tasks since. In memory for
-    WINDOW rows at a time."""
+    store: Store, codec: Decoder, thread_id: str, *, before: int | None = None, few: int | None = None
+) -> Iterator[tuple[Stand, Later]]:
+    """Where the thread stood at each barrier, newest first, and what has become of its tasks since.
+
+    Rows can only be added up forwards: so from each snapshot to the next, newest first. In memory for a WINDOW at a
+    time and for PARTS positions, or for a few times as many where snapshots are far apart. `few`: how many will be
+    asked for, if not all: so many are told before the others are looked at.
+    """
     newest = next(iter(store.rows(thread_id, newest_first=True, limit=1)), None)
     end = -1 if newest is None else newest.step
     if before is not None:
         end = min(end, before - 1)
-    while end >= 0:
-        start = max(end - WINDOW, -1)
+    begins, last_one = beginning(store, thread_id), end
+    while end > begins:
+        snapshot = store.snapshot(thread_id, until=end - 1 - WINDOW // 4)  # those in between would make short windows
+        start = begins if snapshot is None else max(snapshot[0], begins)
         position = Position(thread_id) if start < 0 else load(store, codec, thread_id, start)
         assert position is not None
-        yield from reversed([*_barriers(store, codec, position, end)])
+        start = position.step
+        if few is not None and few < end - start:
+            last = _gone_on(store, codec, position.frozen(), end - few, partial(_at_parent, store, codec))
+            yield from _backwards(store, codec, last, end)
+            end, few = end - few, None
+        yield from _backwards(store, codec, position, end)
         end = start
+    if 0 <= begins <= last_one and (position := load(store, codec, thread_id, begins)) is not None:
+        yield position.stand(), later(store, codec, position)  # where the stub stands, which no row is told for
 
 
-def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Iterator[tuple[Position, Later]]:
+def _backwards(
+    store: Store, codec: Decoder, position: Position, end: int, most: int | None = None
+) -> Iterator[tuple[Stand, Later]]:
+    """The barriers after `position`, up to the step `end`, newest first. What is more than `most`, or more than may be
+    held, is gone over once to find where its parts begin, and then told part by part."""
+    rows, window = end - position.step, min(most or WINDOW, _window(position))
+    if rows <= window:
+        held = _held(store, codec, position.frozen(), end)
+        if held is not None:
+            yield from reversed(held)
+            return
+        window = max(LEAST, window // PARTS)
+    size = max(window, -(-rows // PARTS))
+    starts = [position.frozen()]
+    for until in range(position.step + size, end, size):
+        position = _gone_on(store, codec, position, until, partial(_at_parent, store, codec))
+        starts.append(position.frozen())
+    while starts:
+        start = starts.pop()
+        yield from _backwards(store, codec, start, min(start.step + size, end), window)
+
+
+def _window(position: Position) -> int:
+    items = sum(len(value) for value in position.values.values() if type(value) in (list, dict, set))
+    return max(LEAST, min(WINDOW, WINDOW_ITEMS // (items + 1)))
+
+
+def _held(store: Store, codec: Decoder, position: Position, end: int) -> list[tuple[Stand, Later]] | None:
+    """The barriers after `position`, up to the step `end`; None if they are too large to be held."""
+    size = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal size
+        for row in _read_on(store, position.thread_id, position.step, end):
+            size += len(row.body)
+            yield row
+
+    held = []
+    for barrier in _barriers(store, codec, position, rows(), end):
+        held.append(barrier)
+        if size > WINDOW_BYTES and len(held) > LEAST:
+            return None
+    return held
+
+
+def _barriers(
+    store: Store, codec: Decoder, position: Position, rows: Iterable[Row], end: int
+) -> Iterator[tuple[Stand, Later]]:
     """Those after `position`, up to the step `end`; reads on until the tasks of the last one have ended."""
-    standing: tuple[Position, Later] | None = None
-    for row in store.rows(position.thread_id, after=position.step):
+    standing: tuple[Stand, Later] | None = None
+    for row in rows:
         body = decode_body(codec, row)
         straight = row.parent_step == row.step - 1 and row.kind != "fork"
-        position = _at_parent(store, codec, position, row)
+        if not straight or row.parent_step != position.step:
+            position = _at_parent(store, codec, position, row)
         apply(position, row, body)
         ends = "next" in body or row.kind == "fork"
         if standing is not None:
@@ -404,9 +663,17 @@ def _barriers(store: Store, codec: Decoder, position: Position, end: int) -> Ite
         if row.step > end and standing is None:
             return
         if ends:
-            standing = position.frozen(), Later(position)
+            standing = position.stand(), Later(position)
     if standing is not None:
         yield standing
+
+
+def _read_on(store: Store, thread_id: str, after: int, end: int) -> Iterator[Row]:
+    """The rows up to `end`, and then further ones, of which few are wanted."""
+    yield from store.rows(thread_id, after=after, until=end)
+    while page := list(store.rows(thread_id, after=end, limit=FURTHER)):
+        yield from page
+        end = page[-1].step
 
 
 def later(store: Store, codec: Decoder, position: Position) -> Later:

@@ -43,7 +43,7 @@ A row with `next` is a barrier.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from durable_graph.core.address import place_of
 from durable_graph.core.channels import MISSING, Overwrite, Values, overwritten
@@ -71,7 +71,7 @@ class Position:
         self.created_at = ""
         self.superstep = -1  # that the last barrier ended
         self.loose = 0  # bytes of rows since the last snapshot
-        self.packed = 0  # bytes of that snapshot
+        self.packed = 0  # bytes of that snapshot, or of the one that was not worth it since
         self.run_id = ""
         self.run: Mapping[str, Any] = {}
         self.graph: Mapping[str, Any] = {}  # that ran it last, as its first row tells: fingerprint, nodes ...
@@ -99,12 +99,30 @@ class Position:
     def frozen(self) -> Position:
         """A copy that stays here when this one moves on."""
         copy = Position.__new__(Position)
-        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update({k: v.copy() if type(v) is dict else v for k, v in self.__dict__.items()})
         copy.values = Values(self.values.share())
-        copy.done = dict(self.done)
-        copy.errors = dict(self.errors)
-        copy.questions = dict(self.questions)
+        copy.calls = {caller: calls.copy() for caller, calls in self.calls.items()}
         return copy
+
+    def stand(self) -> Stand:
+        """What is shown of it, to be kept when this one moves on."""
+        return Stand(
+            self.thread_id,
+            self.step,
+            self.parent,
+            self.kind,
+            self.created_at,
+            self.superstep,
+            self.run_id,
+            self.run,
+            dict(self.values.share()),
+            self.tasks,
+            self.next,
+            dict(self.done),
+            dict(self.errors),
+            dict(self.questions),
+            self.children,
+        )
 
     @property
     def pending(self) -> list[Task]:
@@ -357,29 +375,57 @@ class Position:
         self.children = {}
 
 
+class Stand(NamedTuple):
+    """Where a thread stood, as far as a StateSnapshot shows it. The fields are those of `Position`."""
+
+    thread_id: str
+    step: int
+    parent: tuple[str, int] | None
+    kind: str
+    created_at: str
+    superstep: int
+    run_id: str
+    run: Mapping[str, Any]
+    values: Mapping[str, Any]
+    tasks: tuple[Task, ...]
+    next: tuple[str, ...]
+    done: Mapping[str, Update]
+    errors: Mapping[str, Failure]
+    questions: Mapping[str, list[Question]]
+    children: Mapping[str, Mapping[str, Child]]
+
+
 class Later:
     """What has become of a barrier's tasks: their results, errors and questions, from rows that came after it."""
 
+    __slots__ = ("children", "done", "errors", "questions")
+
     def __init__(self, barrier: Position) -> None:
-        self.done = dict(barrier.done)
-        self.errors = dict(barrier.errors)
-        self.questions = dict(barrier.questions)
-        self.children = dict(barrier.children)
+        self.done: Mapping[str, Update] = {}
+        self.errors: Mapping[str, Failure] = {}
+        self.questions: Mapping[str, list[Question]] = {}
+        self.children: Mapping[str, Mapping[str, Child]] = {}
+        self.note(barrier)
 
     def note(self, position: Position) -> None:
         """Add the row that `position` has just applied; not that of the next barrier, which `close` adds."""
-        self.done.update(position.done)
-        self.errors.update(position.errors)
-        self.questions.update(position.questions)
-        self.children.update(position.children)
+        if position.done:
+            self.done = {**self.done, **position.done}
+        if position.errors:
+            self.errors = {**self.errors, **position.errors}
+        if position.questions:
+            self.questions = {**self.questions, **position.questions}
+        if position.children:
+            self.children = {**self.children, **position.children}
 
     def close(self, row: Any, body: Body) -> None:
         """Add the row of the superstep's last task."""
-        if row.kind == "task":
-            self.done[row.task] = body.get("update")
-            known = _noted(row, body.get("below", ()))
-            if known:
-                self.children[row.task] = {**self.children.get(row.task, _NOTHING), **known}
+        if row.kind != "task":
+            return
+        self.done = {**self.done, row.task: body.get("update")}
+        if "below" in body:
+            known = _noted(row, body["below"])
+            self.children = {**self.children, row.task: {**self.children.get(row.task, _NOTHING), **known}}
 
 
 def _noted(row: Any, marks: Sequence[Any]) -> dict[str, Child]:
@@ -437,10 +483,11 @@ def task_of(position: Position, node: str, task_id: str) -> Task:
         return Task(task_id, node, ("__call__",))
     place = task_id.rpartition(".")[2]
     likely = position.tasks[int(place) : int(place) + 1] if place.isdecimal() else ()
-    known = next((task for tasks in (likely, position.tasks) for task in tasks if task.id == task_id), None)
-    if known is None:
-        return Task(task_id, node, ())
-    return known if known.node == node else known._replace(node=node)  # an error handler stands in for its node
+    for tasks in (likely, position.tasks):
+        for task in tasks:
+            if task.id == task_id:  # an error handler stands in for its node
+                return task if task.node == node else task._replace(node=node)
+    return Task(task_id, node, ())
 
 
 def _renamed(ids: Mapping[str, str], task: str) -> str:

@@ -22,7 +22,7 @@ from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown, Token
 from durable_graph.core.model import Interrupt, PregelTask, StateSnapshot, StreamEvent, Task
 from durable_graph.core.output import messages_in
-from durable_graph.core.position import Later, Position, Update, pairs
+from durable_graph.core.position import Later, Position, Stand, Update, pairs
 from durable_graph.core.tokens import id_of
 from durable_graph.errors import ArgumentError
 
@@ -55,10 +55,11 @@ class View:
         output = (keys,) if isinstance(keys, str) else tuple(keys)
         return type(self)(self._keys, self._inputs, self.messages, output)
 
-    def values(self, position: Position) -> dict[str, Any]:
+    def values(self, position: Position | Stand, *, own: bool = False) -> dict[str, Any]:
+        """The state. `own`: the position was read for this alone, so its values need not be copied."""
         values = position.values
         keys = dict.fromkeys((*self._keys, *values)) if self._output is None else self._output
-        return {key: detached(values[key]) for key in keys if key in values}
+        return {key: values[key] if own else detached(values[key]) for key in keys if key in values}
 
     def update(self, update: Update) -> Any:
         """An update as events show it: only output keys, None where nothing was written."""
@@ -103,17 +104,20 @@ def config_of(thread_id: str, step: int, ns: Sequence[str] = ()) -> dict[str, An
     }
 
 
-def metadata_of(position: Position) -> dict[str, Any]:
+def metadata_of(position: Position | Stand) -> dict[str, Any]:
     run = position.run
-    return {
+    shown = {
         "source": SOURCES.get(position.kind, "loop"),
         "step": position.step,
         "superstep": position.superstep,
         "run_id": position.run_id,
         "parents": {},
-        **detached(dict(run.get("metadata", {}))),
-        **({"tags": list(run["tags"])} if run.get("tags") else {}),
     }
+    if "metadata" in run:
+        shown.update(detached(dict(run["metadata"])))
+    if run.get("tags"):
+        shown["tags"] = list(run["tags"])
+    return shown
 
 
 class Address(NamedTuple):
@@ -129,16 +133,28 @@ class Address(NamedTuple):
 
 
 def snapshot_of(
-    view: View, position: Position, address: Address | None = None, later: Later | None = None
+    view: View,
+    position: Position | Stand,
+    address: Address | None = None,
+    later: Later | None = None,
+    *,
+    states: Sequence[Any] = (),
+    own: bool = False,
 ) -> StateSnapshot:
-    """`later`: what has become of the tasks since."""
+    """`later`: what has become of the tasks since. `states`: of the subgraphs that the tasks
+    run. `own`: as for `View.values`."""
     address = address or Address(position.thread_id, position.thread_id)
-    tasks = tuple([_task_of(view, position, task, later) for task in position.tasks])
+    found: Position | Stand | Later = position if later is None else later
+    tasks = tuple(
+        [_task_of(view, found, task, states[place] if states else None) for place, task in enumerate(position.tasks)]
+    )
+    metadata = metadata_of(position)
+    metadata["parents"] = dict(address.parents)
     return StateSnapshot(
-        view.values(position),
+        view.values(position, own=own),
         position.next,
         address.config(position.thread_id, position.step),
-        {**metadata_of(position), "parents": dict(address.parents)},
+        metadata,
         position.created_at,
         address.config(*position.parent) if position.parent is not None else None,
         tasks,
@@ -151,18 +167,18 @@ def open_interrupts(position: Position) -> tuple[Interrupt, ...]:
     return tuple([found for task in position.tasks for found in _asked(position, task)])
 
 
-def _asked(position: Position | Later, task: Task) -> tuple[Interrupt, ...]:
-    questions = position.questions.get(task.id, ())
-    return tuple([Interrupt(detached(q.interrupt.value), q.interrupt.id) for q in questions])
+def _asked(position: Position | Stand | Later, task: Task) -> tuple[Interrupt, ...]:
+    if task.id not in position.questions:
+        return ()
+    return tuple([Interrupt(detached(q.interrupt.value), q.interrupt.id) for q in position.questions[task.id]])
 
 
-def _task_of(view: View, position: Position, task: Task, later: Later | None = None) -> PregelTask:
-    found = position if later is None else later
+def _task_of(view: View, found: Position | Stand | Later, task: Task, state: Any) -> PregelTask:
     failure = found.errors.get(task.id)
     error = f"{failure.type}: {failure.message}" if failure else None
     result = view.update(found.done[task.id]) or {} if task.id in found.done else None
     place = int(task.id.rpartition(".")[2])
-    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(found, task), None, result)
+    return PregelTask(task.id, task.node, ("task", task.node, place), error, _asked(found, task), state, result)
 
 
 def empty_snapshot(config: Mapping[str, Any]) -> StateSnapshot:

@@ -90,7 +90,10 @@ from durable_graph.errors import (
 from durable_graph.store import Claim, Entry, Row, Signal, Thread, Transaction
 
 BUSY_PAUSES = (0.05, 1.0)  # seconds between two looks at a thread that is busy: at first, and at most
-SNAPSHOT_BYTES = 65_536  # below that, reading the rows is as quick as reading a snapshot
+SNAPSHOT_BYTES = 16_384  # of rows; below that, reading them is as quick as reading a snapshot
+# A snapshot replaces rows of at least so many times its size. So all of a thread's snapshots together are at most half
+# of its log; and the rows of a list that is only appended to are hardly more than the list: they need no snapshot.
+ROWS_PER_SNAPSHOT = 2.0
 
 Effects = Generator[Effect, Any, None]
 
@@ -1055,13 +1058,17 @@ class Run:
         return Claim(self.epoch, values)
 
     def _snapshot(self, last: Recorded) -> bytes | None:
-        """A snapshot, when the rows since the last one have grown as large as it: their sum stays in proportion."""
+        """A snapshot, when the rows since the last one have grown to a multiple of it. Whether they have is looked at
+        rarely enough for the encoding to stay in proportion, too."""
         position = self.position
-        if position.loose < max(SNAPSHOT_BYTES, position.packed) or not last.barrier:
+        if position.loose < max(SNAPSHOT_BYTES, ROWS_PER_SNAPSHOT * position.packed) or not last.barrier:
             return None
         assert self.codec is not None
         data = self.codec.encode(pack(position))
-        position.loose, position.packed = 0, len(data)
+        position.packed = len(data)
+        if position.loose < ROWS_PER_SNAPSHOT * len(data):
+            return None
+        position.loose = 0
         return data
 
     # --- end ----------------------------------------------------------------------------------
@@ -1227,6 +1234,10 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
     try:
         yield Save([row], Claim(None, values))
     except FencedError as error:
+        if (yield Ask(lambda store: store.thread(call.thread_id))) is None:  # the origin was pruned meanwhile
+            if (yield Ask(lambda store: load(store, codec, origin, step))) is None:
+                raise ThreadNotFoundError(thread_id=origin, store=(yield Ask(lambda store: store.name))) from error
+            raise  # its rows are just being removed
         raise ThreadExistsError(thread_id=call.thread_id) from error
 
 

@@ -2,7 +2,8 @@
 
 The rule: rows come once, in the order of their steps, and only hashes are kept of them; of rows that do not fit, a few
 are held until the end, to say what became of them. A row fits if its hash is that of its content and of the hash of
-the row that it continues. What does not fit is tried in other places before it is called altered.
+the row that it continues. What does not fit is tried in other places before it is called altered. A log that was
+pruned begins at its stub, which is checked with the row there: it holds the hash of the row before.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from durable_graph.core.chain import NO_PARENT, Keys, row_hash
+from durable_graph.core.chain import NO_PARENT, Keys, row_hash, stub_hash
 from durable_graph.errors import ArgumentError
-from durable_graph.store import Row, Store
+from durable_graph.store import Row, Store, Stub
 
 NEAR = 8  # rows put in or taken out at one place, of which the renumbering of the others is recognized
 HELD_ROWS, HELD_BYTES = 24, 16_000_000  # rows that do not fit, kept to find where they were
+
+STUB_ALTERED = "what stands for its pruned rows (in the table stubs) was altered"
 
 Kind = Literal["altered", "missing", "inserted", "reordered", "truncated"]
 ParentOf = Callable[[Row], bytes | None]  # the hash of the row that this one continues, if there is such a row
@@ -46,6 +49,8 @@ class Report:
     rows: int  # that were looked at
     head: str | None  # hexadecimal
     findings: tuple[Finding, ...]
+    begins: int = 0  # the first step
+    pruned: str | None = None  # of a log that does not begin at 0: what cannot be checked, since when, by whom
 
     @property
     def ok(self) -> bool:
@@ -63,12 +68,18 @@ def verify(
     keys: any of them may have signed a row. head: of an earlier report, or that report: the row must be there still.
     """
     given = (keys,) if isinstance(keys, bytes) else keys or ()
-    check = Check(given, lambda row: parent_hash(store, row), head=head, limit=limit)
-    for row in store.rows(thread_id):
-        check.add(row)
-        if check.full:
-            break
-    return check.report(thread_id)
+    while True:
+        check = Check(given, lambda row: parent_hash(store, row), head=head, limit=limit)
+        stub = store.stub(thread_id)
+        if stub is not None:
+            check.begin(stub)
+        for row in store.rows(thread_id, after=check.last):
+            check.add(row)
+            if check.full:
+                break
+        report = check.report(thread_id)
+        if report.ok or store.stub(thread_id) == stub:
+            return report  # else what is missing was pruned while we read
 
 
 def columns_of(row: Row) -> tuple[Any, ...]:
@@ -110,6 +121,26 @@ class Check:
         self._shift = 0  # what was added to the steps since rows were put in or taken out, the other way round
         self._guess: _Guess | None = None
         self._held = 0
+        self._stub: Stub | None = None
+        self._pruned: str | None = None
+
+    def begin(self, stub: Stub) -> None:
+        """Before the first row: the log begins here."""
+        if not stub.readable:
+            self._findings.append(Finding(0, "altered", STUB_ALTERED))
+            return
+        steps = "step 0 was" if stub.step == 1 else f"steps 0 to {stub.step - 1} were"
+        by = "" if stub.actor is None else f" by {stub.actor!r}"
+        self._pruned = f"{steps} pruned at {stub.pruned_at}{by}, and cannot be checked"
+        self._stub = stub
+        self.last = stub.step - 1
+        self._recent.append(stub.parent_hash)
+        if stub.parent_hash == self._wanted:
+            self._wanted = None
+
+    @property
+    def begins(self) -> int:
+        return 0 if self._stub is None else self._stub.step
 
     @property
     def full(self) -> bool:
@@ -124,6 +155,8 @@ class Check:
             self._found_gap(range(self.last + 1, row.step))
         if not self._fits_here(row) and not self._was_renumbered(row):
             self._suspect(row)
+        elif self._stub is not None and row.step == self._stub.step and not self._is_stub_of(row, self._stub):
+            self._findings.append(Finding(row.step, "altered", STUB_ALTERED))
         self.rows += 1
         self.last = row.step
         self._recent.append(_bytes(row.hash))
@@ -141,6 +174,8 @@ class Check:
             parent: bytes | None = NO_PARENT
         elif row.parent_step == self.last and row.kind != "fork":
             parent = self._recent[-1]
+        elif self._stub is not None and row.step == self._stub.step:
+            parent = self._recent[-1]  # of the stub
         else:
             parent = self._parent_of(row)
         if parent is not None:
@@ -167,6 +202,9 @@ class Check:
         except (TypeError, ValueError):  # what stands in the columns is nothing that was ever hashed
             pass
         return False
+
+    def _is_stub_of(self, row: Row, stub: Stub) -> bool:
+        return any(stub_hash(_bytes(row.hash), stub[:6], key) == stub.hash for key in self._keys)
 
     # --- what became of one that does not?
 
@@ -273,18 +311,30 @@ class Check:
             if {finding.kind for finding in self._explained()} != {"reordered"}:
                 self._suspects = self._suspects[: -len(guess.suspects)]
                 self._findings.append(guess.finding)
+        if self._stub is not None and not self.rows:
+            problem = f"step {self.begins}, which the log begins with, was removed from it"
+            self._findings.append(Finding(self.begins, "missing", problem))
         found = [*self._findings, *self._explained()]
-        if self._wanted is not None and not self.full:
+        if self._wanted is not None and not self.full and not self._was_pruned():
             found.append(self._cut(self._wanted.hex()))
         found.sort(key=lambda finding: finding.step)
-        return Report(thread_id, self.rows, self._recent[-1].hex() if self.rows else None, tuple(found))
+        head = self._recent[-1].hex() if self.rows else None
+        return Report(thread_id, self.rows, head, tuple(found), self.begins, self._pruned)
+
+    def _was_pruned(self) -> bool:
+        """Whether the row that must be there is one that the stub stands for."""
+        known = self._known
+        return isinstance(known, Report) and known.begins + known.rows <= self.begins
 
     def _cut(self, head: str) -> Finding:
-        before = self._known.rows if isinstance(self._known, Report) else None
-        if before is not None and before <= self.rows:
-            return Finding(before - 1, "altered", f"the log was written anew: no row of it has the hash {head}")
-        least = "" if before is None else f" and had {before} rows"
+        known = self._known if isinstance(self._known, Report) else None
+        ended = None if known is None else known.begins + known.rows  # one above its last step
+        if ended is not None and ended <= self.last + 1:
+            return Finding(ended - 1, "altered", f"the log was written anew: no row of it has the hash {head}")
+        least = "" if ended is None else f" at step {ended - 1}"
         problem = f"no row of it has the hash {head}, with which it ended once{least}: it was cut, or written anew"
+        if self._stub is not None and known is None:
+            problem += f", or that was a row before step {self.begins} (the whole report of then could tell)"
         return Finding(self.last + 1, "truncated", problem)
 
 

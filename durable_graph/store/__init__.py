@@ -55,6 +55,41 @@ class Thread(NamedTuple):
     metadata: bytes  # JSON object: the user's
 
 
+class Stub(NamedTuple):
+    """What stands for the rows that were cut off the beginning of a thread's log. The log then begins at `step`."""
+
+    thread_id: str
+    step: int  # of a barrier, which stays; every row before it may be removed at any time
+    parent_hash: bytes  # of the row before it, which its own hash was made with
+    state: bytes  # at the barrier, as in a snapshot
+    pruned_at: str
+    actor: str | None  # who did it, if that was said
+    hash: bytes  # SHA-256 or HMAC over all of the above and the hash of the row at `step`
+
+    @property
+    def readable(self) -> bool:
+        """Whether its columns have their types: in a database that was altered, anything may stand anywhere."""
+        actor = self.actor is None or type(self.actor) is str
+        kinds = tuple(map(type, self)) == (str, int, bytes, bytes, str, type(self.actor), bytes)
+        return actor and kinds and self.step > 0
+
+
+class Origin(NamedTuple):
+    """A fork, and where it comes from."""
+
+    fork: str  # a thread
+    thread_id: str  # that it was forked from
+    step: int
+
+
+class Size(NamedTuple):
+    """How much there is of a thread and those that it called."""
+
+    threads: int
+    rows: int
+    bytes: int  # of the rows' bodies, and of what snapshots, stubs and signals hold
+
+
 class Signal(NamedTuple):
     """Something sent to a thread, kept until a task that waits for it takes it."""
 
@@ -142,7 +177,8 @@ class Store(Cache, Protocol):
         signals with the ids `taken`, in one transaction.
 
         Each row is written only if its step is free and its epoch is the thread's; otherwise nothing is
-        committed and `FencedError` says which step. Durable when it returns.
+        committed and `FencedError` says which step. The same if the first row, with a new thread, is a fork of what
+        has been pruned. Durable when it returns.
         """
 
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
@@ -173,6 +209,9 @@ class Store(Cache, Protocol):
         """Rows with after < step <= until, streamed in small batches. An open iterator holds no transaction or
         connection while the caller thinks."""
 
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        """Of the same rows, oldest first, only step, parent_step, kind and body: for those who add many of them up."""
+
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         """The newest snapshot at or before `until`."""
 
@@ -189,13 +228,39 @@ class Store(Cache, Protocol):
     def called(self, thread_id: str) -> list[str]:
         """The threads that a thread called, and those that they called."""
 
-    def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
-        """Put threads back as they were, each followed by its rows and signals, all in one transaction: what `items`
-        raises takes everything back. They are asked for as they are written, and never asked for anything twice.
+    def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
+        """Put threads back as they were, each followed by its stub, rows and signals, all in one transaction: what
+        `items` raises takes everything back. They are asked for as they are written, and for nothing twice.
 
         The first thread must not be there; ThreadExistsError else. A later one may be, if it has the same rows: then
         nothing of it is written.
         """
+
+    def roots(self, *, before: str, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        """Threads that no other has called and that were last changed before that time, oldest change first, from
+        behind one whose (updated_at, thread_id) this is."""
+
+    def forks(self, thread_id: str) -> list[Origin]:
+        """Those of this thread or of threads that it called. What forks each other among these does not count."""
+
+    def size(self, thread_id: str, *, until: int | None = None) -> Size:
+        """Of a thread and all below it; with `until` only of its own rows and snapshots before that step."""
+
+    def prune(self, thread_id: str, epoch: int) -> bool:
+        """`delete`, if the thread still has this epoch and nobody has forked it."""
+
+    def stub(self, thread_id: str) -> Stub | None: ...
+
+    def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
+        """Let the thread begin at the stub, with the next epoch, if it still has this one and nobody has forked it
+        before that step. Removes no rows yet: see `trim`. alone: if it was a fork, it needs its origin no more."""
+
+    def trim(self, thread_id: str, *, until: int) -> None:
+        """Remove rows and snapshots with step < until that a stub of the thread stands for; no others."""
+
+    def vacuum(self) -> tuple[int, int]:
+        """Give room that is not used any more back to the operating system, as far as the database can: its bytes
+        before and after."""
 
     def transaction(self) -> Transaction:
         """Begin one. Raises CallError if this store has no connections to give."""
@@ -217,6 +282,14 @@ def check_row(row: Row) -> None:
         check_text(field, getattr(row, field) or "")
 
 
+def origin_of(row: Row, claim: Claim | None) -> str | None:
+    """The thread that a new thread's first row is a fork of. The row it continues must still be there."""
+    if row.kind != "fork" or claim is None or claim.epoch is not None:
+        return None
+    origin: str | None = claim.values.get("parent_thread_id")
+    return origin
+
+
 def check_claim(thread_id: str, claim: Claim) -> None:
     check_id(thread_id)
     if unknown := sorted(claim.values.keys() - set(Thread._fields[1:])):
@@ -227,7 +300,7 @@ def check_claim(thread_id: str, claim: Claim) -> None:
             check_text(column, value)
 
 
-def check_item(item: Thread | Row | Signal) -> None:
+def check_item(item: Thread | Stub | Row | Signal) -> None:
     """Of a thread that is put back."""
     if isinstance(item, Row):
         check_row(item)

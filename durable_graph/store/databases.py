@@ -1,12 +1,15 @@
 """The two databases: how each is addressed, opened, checked, shared between threads, and how it fails.
 
 The rule: whatever differs between SQLite and Postgres is in this file, and every error of a driver becomes one of
-ours in `Database.failure`. Connections are the drivers' own: SQLAlchemy's `execute` costs 5 to 15 µs, as much as a
-whole step may cost here. They are in autocommit, so that one INSERT is one transaction. SQLAlchemy itself is imported
-late, with `engines.py`: a program on SQLite needs it only where a node asks for a transaction of its own.
+ours in `Database.failure`. Connections are the drivers' own, and those not in use lie in a list: SQLAlchemy's
+`execute` costs 5 to 15 µs and its pool 40, as much as a whole step may cost here. They are in autocommit, so that one
+INSERT is one transaction. SQLAlchemy itself is imported late, with `engines.py`: a program on SQLite needs it only
+where a node asks for a transaction of its own.
 
-    Sqlite     one connection writes, under a lock; readers have others and go beside it (WAL)
-    Postgres   several connections write; who finds all of them busy shares a commit with the others that wait
+    Sqlite     one connection writes; readers have others and go beside it (WAL)
+    Postgres   `pool_size` connections, for writers and readers
+
+Who finds all of them busy stands in a `Line`, and shares a commit with the others there.
 """
 
 from __future__ import annotations
@@ -19,8 +22,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +30,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeAlias
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from durable_graph.errors import ArgumentError, SchemaError, StoreError, StoreUnavailableError
-from durable_graph.store.texts import texts
+from durable_graph.store.line import Line, Ticket
+from durable_graph.store.texts import Bound, texts
 from durable_graph.store.version import APPLICATION_ID, SCHEMA_VERSION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -42,6 +45,14 @@ POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all
 
 class Lost(Exception):
     """The connection is gone, not the database: open again and try once more."""
+
+
+class Undone(Exception):
+    """Of several statements one changed no row, so that the transaction was taken back."""
+
+    def __init__(self, refused: int) -> None:
+        super().__init__()
+        self.refused = refused
 
 
 # --- addresses --------------------------------------------------------------------------------
@@ -167,18 +178,45 @@ class Database(ABC):
     begin: str  # opens a transaction that writes
     binary: ClassVar[dict[str, bool]]  # for `execute`, to get results in their shortest form
 
-    def __init__(self, url: Address) -> None:
+    def __init__(self, url: Address, *, places: int, idle: int) -> None:
         self.url = url
         self.name = display(url)
         self.closed = False
+        self._line = Line(places)
+        self._idle: list[Any] = []  # connections: the one used last is taken first
+        self._most_idle = idle
+
+    def commit(self, thread_id: str, statements: Sequence[Bound]) -> int | None:
+        """Commit statements about a thread if each of them changes one row; otherwise none, and the number of the one
+        that does not. Who writes at the same time shares the commit and nothing else: a failure of the database fails
+        all that wait for it, any other only its own."""
+        mine = Ticket(thread_id, statements)
+        try:
+            if self._line.enter(mine):
+                self._settle([mine, *mine.company])
+        finally:
+            self._line.leave(mine)
+        if mine.error is not None:
+            raise mine.error
+        return mine.refused
+
+    @abstractmethod
+    def _settle(self, batch: Sequence[Ticket]) -> None:
+        """Commit these. Raises what is wrong with the only one; each of several is told its own."""
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """To have a place for oneself."""
+        mine = Ticket()
+        try:
+            self._line.enter(mine)
+            yield
+        finally:
+            self._line.leave(mine)
 
     @abstractmethod
     def writer(self) -> AbstractContextManager[Any]:
         """A connection to write with."""
-
-    @abstractmethod
-    def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        """One INSERT in one commit; whether a row was written."""
 
     def fetch(self, sql: str, values: Sequence[Any], sized: int | None = None) -> list[Any]:
         """A result; with the number of a column only until its values are BATCH_BYTES together."""
@@ -202,6 +240,10 @@ class Database(ABC):
     @abstractmethod
     def schema_change(self) -> AbstractContextManager[Connection]:
         """A SQLAlchemy transaction that no other change of the schema runs beside."""
+
+    @abstractmethod
+    def vacuum(self) -> tuple[int, int]:
+        """Give back what is not used any more; bytes before and after."""
 
     @abstractmethod
     def explain(self, error: BaseException) -> StoreError | None:
@@ -239,23 +281,40 @@ class Database(ABC):
             fix += " (with the password in place of ***)"
         return SchemaError(store=self.name, problem=problem, fix=fix)
 
-    @contextmanager
-    def reader(self) -> Iterator[Any]:
+    def reader(self) -> AbstractContextManager[Any]:
         """A connection of one's own for a moment."""
-        pooled = self.pool.connect()
-        connection: Any = pooled.driver_connection
+        return self._lent()
+
+    @contextmanager
+    def _lent(self) -> Iterator[Any]:
+        """An idle connection, or another one."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connect()
+        sound = True
         try:
             yield connection
         except BaseException as error:
-            if not self.is_sound(connection):
-                pooled.invalidate()
-                if isinstance(error, Exception):
-                    raise Lost from error
+            sound = self.is_sound(connection)
+            if not sound and isinstance(error, Exception):
+                raise Lost from error
             raise
         finally:
-            pooled.close()
-            if self.closed:  # closed meanwhile: what has just come back must not stay
-                self.pool.dispose()
+            if sound:
+                self._idle.append(connection)
+                self._close_idle(but=0 if self.closed else self._most_idle)
+            else:
+                with suppress(Exception):
+                    connection.close()
+
+    def _close_idle(self, but: int) -> None:
+        while len(self._idle) > but:
+            with suppress(IndexError):  # somebody has just taken it
+                self._idle.pop().close()
+
+    @abstractmethod
+    def _connect(self) -> Any: ...
 
     def is_sound(self, connection: Any) -> bool:
         """Whether the next user can have this connection after an error."""
@@ -300,7 +359,19 @@ class Database(ABC):
 
     def close(self) -> None:
         self.closed = True
-        self.pool.dispose()
+        self._close_idle(but=0)
+
+    @abstractmethod
+    def disown(self) -> None:
+        """In a child process, where all that is open is the parent's: let go of what cannot stay until the end."""
+
+
+def _refused(*cursors: Any) -> int | None:
+    """The number of the first statement that did not change one row."""
+    for number, cursor in enumerate(cursors):
+        if cursor.rowcount != 1:
+            return number
+    return None
 
 
 def _first_line(error: BaseException) -> str:
@@ -324,78 +395,16 @@ _SQLITE_FAILURES = {  # by primary result code: what is wrong, what to do
 }
 
 
-class _Ticket:
-    """A row that waits for a commit."""
-
-    __slots__ = ("error", "taken", "values", "written")
-
-    def __init__(self, values: Sequence[Any]) -> None:
-        self.values = values
-        self.taken = False  # somebody is about to commit it
-        self.written: bool | None = None
-        self.error: BaseException | None = None
-
-    @property
-    def settled(self) -> bool:
-        return self.written is not None or self.error is not None
-
-
-class SqlitePool:
-    """Connections for readers. Those that nobody uses wait for the next one; so many at most, more are closed."""
-
-    def __init__(self, connect: Callable[[], sqlite3.Connection], idle: int) -> None:
-        self._connect = connect
-        self._places = idle
-        self._idle: deque[sqlite3.Connection] = deque()
-
-    def connect(self) -> PooledConnection:
-        with suppress(IndexError):
-            return PooledConnection(self, self._idle.pop())
-        return PooledConnection(self, self._connect())
-
-    def take_back(self, connection: sqlite3.Connection) -> None:
-        if len(self._idle) < self._places:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def dispose(self) -> None:
-        with suppress(IndexError):
-            while True:
-                self._idle.pop().close()
-
-
-@dataclass(slots=True)
-class PooledConnection:
-    pool: SqlitePool
-    driver_connection: sqlite3.Connection | None  # None once it has been given back
-
-    def invalidate(self) -> None:
-        """Not to be used again."""
-        connection, self.driver_connection = self.driver_connection, None
-        if connection is not None:
-            connection.close()
-
-    def close(self) -> None:
-        connection, self.driver_connection = self.driver_connection, None
-        if connection is not None:
-            self.pool.take_back(connection)
-
-
 class Sqlite(Database):
     begin = "BEGIN IMMEDIATE"  # asks for the write lock at once, which is when SQLite can still wait for it
     binary: ClassVar[dict[str, bool]] = {}
 
     def __init__(self, url: SqliteUrl) -> None:
-        super().__init__(url)
         self._path = Path(url.database)
+        super().__init__(url, places=1, idle=0 if self._is_frozen() else IDLE_READERS)
         self._timeout = _timeout(url)
         self._synchronous = _synchronous(url)
         self._writer: sqlite3.Connection | None = None
-        # Re-entrant, so that a signal handler that closes the store cannot lock itself out.
-        self._writing = threading.RLock()
-        self._waiting: deque[_Ticket] = deque()
-        self.pool = SqlitePool(self._connect, 0 if self._is_frozen() else IDLE_READERS)
         self._engine: Engine | None = None
         self._making = threading.Lock()
 
@@ -440,12 +449,20 @@ class Sqlite(Database):
     def connect(self) -> Connection:
         return self.engine.connect()
 
-    # --- writing: one at a time, and who waits together commits together
+    # --- writing
 
     @contextmanager
     def writer(self) -> Iterator[Any]:
-        with self._writing:
-            yield self._writer or self._open_writer()
+        with self._place():
+            yield self._free_writer()
+
+    def _free_writer(self) -> sqlite3.Connection:
+        """By whoever has the place."""
+        connection = self._writer or self._open_writer()
+        if connection.in_transaction:
+            problem = "a signal handler or finalizer came in the midst of a commit of its thread, and wants to write"
+            raise self.unavailable(problem, "Let it note what to do, and do it later.")
+        return connection
 
     def _open_writer(self) -> sqlite3.Connection:
         if self.closed:
@@ -474,35 +491,26 @@ class Sqlite(Database):
         if mode != "wal":
             raise self.unavailable("its file system cannot share memory", "Move the file to a local disk.")
 
-    def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        """Whoever has the lock commits for all that wait: one fsync instead of one each."""
-        ticket = _Ticket(values)
-        self._waiting.append(ticket)
-        try:
-            with self._writing:
-                if not ticket.settled:
-                    self._insert_waiting(sql, ticket)
-        finally:
-            self._waiting.remove(ticket)
-        if ticket.error is not None:
-            raise ticket.error
-        return bool(ticket.written)
-
-    def _insert_waiting(self, sql: str, mine: _Ticket) -> None:
-        connection = self._writer or self._open_writer()
-        if len(self._waiting) == 1:
-            mine.written = connection.execute(sql, mine.values).rowcount == 1
+    def _settle(self, batch: Sequence[Ticket]) -> None:
+        connection = self._free_writer()
+        if len(batch) == 1:
+            ticket = batch[0]
+            if len(ticket.statements) == 1:
+                ticket.settle(_refused(connection.execute(*ticket.statements[0])))
+            else:
+                _settle_whole(connection, ticket)
             return
-        tickets = [ticket for ticket in list(self._waiting) if not ticket.settled]
         try:
-            _insert_all(connection, sql, tickets)
+            _settle_all(connection, batch)
         except sqlite3.OperationalError as error:  # of the database, so it would meet each of them
-            for ticket in tickets:
-                ticket.error = error
-        except Exception:  # of one row: the others must not suffer for it
-            for ticket in tickets:
-                _insert_alone(connection, sql, ticket)
-        # Ctrl-C is meant for this thread alone: whoever gets the lock next goes on with those not settled.
+            for ticket in batch:
+                ticket.fail(error)
+        except Exception:  # of one of them: the others must not suffer for it
+            for ticket in batch:
+                try:
+                    _settle_whole(connection, ticket)
+                except Exception as error:
+                    ticket.fail(error)
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         return nullcontext()
@@ -520,6 +528,19 @@ class Sqlite(Database):
         finally:
             cursor.close()  # ends the read transaction
         return rows
+
+    def vacuum(self) -> tuple[int, int]:
+        """Writes the file anew, which takes as much room again meanwhile and keeps every other writer waiting."""
+        with self.writer() as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            before = self._bytes()
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            return before, self._bytes()
+
+    def _bytes(self) -> int:
+        files = self._path, Path(f"{self._path}-wal")
+        return sum(file.stat().st_size for file in files if file.exists())
 
     # --- the schema
 
@@ -575,7 +596,7 @@ class Sqlite(Database):
         return "the file cannot be opened", f"Give this user permission to it and to the folder {folder}."
 
     def close(self) -> None:
-        with self._writing:
+        with self._place():
             super().close()
             if self._engine is not None:
                 self._engine.pool.dispose()
@@ -583,29 +604,37 @@ class Sqlite(Database):
             if writer is not None:
                 writer.close()
 
+    def disown(self) -> None:
+        """All of it can stay."""
 
-def _insert_all(connection: sqlite3.Connection, sql: str, tickets: list[_Ticket]) -> None:
-    written: list[bool] = []
+
+def _settle_whole(connection: sqlite3.Connection, ticket: Ticket) -> None:
+    """In a transaction of its own."""
+    try:
+        _settle_all(connection, [ticket])
+    except Undone as undone:
+        ticket.settle(undone.refused)
+
+
+def _settle_all(connection: sqlite3.Connection, batch: Sequence[Ticket]) -> None:
+    outcome: list[int | None] = []
     try:
         connection.execute("BEGIN IMMEDIATE")
-        written += [connection.execute(sql, ticket.values).rowcount == 1 for ticket in tickets]
+        for ticket in batch:
+            refused = _refused(*[connection.execute(*statement) for statement in ticket.statements])
+            if refused is not None and len(ticket.statements) > 1:
+                raise Undone(refused)
+            outcome.append(refused)
         connection.execute("COMMIT")
     except Exception:
-        written.clear()
+        outcome.clear()
         raise
     finally:  # Ctrl-C comes most likely at the end of COMMIT, which is when Python looks for it
         if connection.in_transaction:
             connection.rollback()
-        elif len(written) == len(tickets):
-            for ticket, done in zip(tickets, written, strict=True):
-                ticket.written = done
-
-
-def _insert_alone(connection: sqlite3.Connection, sql: str, ticket: _Ticket) -> None:
-    try:
-        ticket.written = connection.execute(sql, ticket.values).rowcount == 1
-    except Exception as error:
-        ticket.error = error
+        elif len(outcome) == len(batch):
+            for ticket, refused in zip(batch, outcome, strict=True):
+                ticket.settle(refused)
 
 
 # --- Postgres ---------------------------------------------------------------------------------
@@ -634,17 +663,14 @@ class Postgres(Database):
     binary: ClassVar[dict[str, bool]] = {"binary": True}  # as text a bytea is twice as long
 
     def __init__(self, url: URL) -> None:
-        super().__init__(url)
-        from durable_graph.store.engines import postgres_engine  # late: it imports SQLAlchemy
+        from durable_graph.store.engines import postgres_engine, psycopg_arguments  # late: it imports SQLAlchemy
 
         size = _pool_size(url)
+        super().__init__(url, places=size, idle=size)
         try:
             import psycopg
 
-            # `transaction` has rolled back what there was
-            self.engine = postgres_engine(
-                url, size, self._set_up, isolation_level="AUTOCOMMIT", pool_reset_on_return=None
-            )
+            self.engine = postgres_engine(url, size, self._set_up, isolation_level="AUTOCOMMIT")
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
             self._nodes_engine = postgres_engine(url, size, self._set_up, isolation_level="READ COMMITTED")
         except ImportError as error:
@@ -652,16 +678,20 @@ class Postgres(Database):
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
         self._driver = psycopg
-        self.pool = self.engine.pool
-        self._leaders = size  # threads that may yet commit at the same time
-        self._waiting: list[_Ticket] = []
-        self._turn = threading.Condition()
+        self._arguments = psycopg_arguments(self.engine)
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
         before, connection.autocommit = connection.autocommit, True
         connection.execute(_DURABLE)
         connection.autocommit = before
+
+    def _connect(self) -> Any:
+        arguments, options = self._arguments
+        connection = self._driver.connect(*arguments, **options)
+        self._set_up(connection, None)
+        connection.autocommit = True
+        return connection
 
     def is_sound(self, connection: Any) -> bool:
         idle = self._driver.pq.TransactionStatus.IDLE
@@ -672,94 +702,99 @@ class Postgres(Database):
 
     def close(self) -> None:
         super().close()
-        self._nodes_engine.pool.dispose()
+        for engine in (self.engine, self._nodes_engine):
+            engine.pool.dispose()
+
+    def disown(self) -> None:
+        """To close a connection is to tell the server, so from here on it speaks to nobody."""
+        nobody = os.open(os.devnull, os.O_RDWR)
+        for connection in self._idle:
+            os.dup2(nobody, connection.fileno())
+        os.close(nobody)
+        self._close_idle(but=0)
+
+    @contextmanager
+    def reader(self) -> Iterator[Any]:
+        with self._place(), self._lent() as connection:
+            yield connection
 
     def writer(self) -> AbstractContextManager[Any]:
         return self.reader()
 
-    # --- writing: who finds a connection free commits for all that wait
-
-    def insert(self, sql: str, values: Sequence[Any]) -> bool:
-        ticket = _Ticket(values)
-        batch = self._lead(ticket)
-        if batch:
-            try:
-                self._commit(sql, batch)
-            finally:
-                self._follow_up(batch)
-        if ticket.error is not None:
-            raise ticket.error
-        return bool(ticket.written)
-
-    def _lead(self, mine: _Ticket) -> list[_Ticket]:
-        """Wait until somebody has committed this one, or until it is our turn: then for these."""
-        with self._turn:
-            self._waiting.append(mine)
-            try:
-                while mine.taken or not self._leaders:
-                    self._turn.wait()
-                    if mine.settled:
-                        return []
-            except BaseException:  # Ctrl-C
-                if not mine.taken:
-                    self._waiting.remove(mine)
-                raise
-            self._leaders -= 1
-            batch, self._waiting = self._waiting, []
-            for ticket in batch:
-                ticket.taken = True
-            return batch
-
-    def _follow_up(self, batch: Sequence[_Ticket]) -> None:
-        with self._turn:
-            self._leaders += 1
-            for ticket in batch:
-                if not ticket.settled:  # we were interrupted, and nobody knows whether the commit arrived
-                    ticket.error = Lost()
-            self._turn.notify_all()
-
-    def _commit(self, sql: str, batch: Sequence[_Ticket]) -> None:
-        with self._failing(batch), self.reader() as connection:
-            if len(batch) == 1:
-                batch[0].written = connection.execute(sql, batch[0].values).rowcount == 1
-                return
-            try:
-                self._insert_all(connection, sql, batch)
-            except self._driver.Error:
-                if not self.is_sound(connection):
-                    raise
-                for ticket in batch:  # one of them is to blame: the others must not suffer for it
-                    self._insert_alone(connection, sql, ticket)
-
-    @contextmanager
-    def _failing(self, batch: Sequence[_Ticket]) -> Iterator[None]:
+    def _settle(self, batch: Sequence[Ticket]) -> None:
         try:
-            yield
+            with self._lent() as connection:
+                self._settle_with(connection, batch)
         except Exception as error:
             for ticket in batch:
-                if not ticket.settled:
-                    ticket.error = error
+                ticket.fail(error)
+        except BaseException:  # Ctrl-C, and nobody knows whether the commit arrived
+            for ticket in batch:
+                ticket.fail(Lost())
+            raise
 
-    def _insert_all(self, connection: Any, sql: str, batch: Sequence[_Ticket]) -> None:
+    def _settle_with(self, connection: Any, batch: Sequence[Ticket]) -> None:
+        if len(batch) == 1:
+            self._settle_one(connection, batch[0])
+            return
         try:
-            with self.pipeline(connection):
-                connection.execute(self.begin)
-                cursors = [connection.execute(sql, ticket.values) for ticket in batch]
-                connection.execute("COMMIT")
+            self._settle_all(connection, batch)
+        except (self._driver.Error, Undone):
+            if not self.is_sound(connection):
+                raise
+            for ticket in batch:  # one of them is to blame: the others must not suffer for it
+                try:
+                    self._settle_one(connection, ticket)
+                except self._driver.Error as error:
+                    if not self.is_sound(connection):
+                        raise
+                    ticket.fail(error)
+
+    def _settle_one(self, connection: Any, ticket: Ticket) -> None:
+        if len(ticket.statements) == 1:
+            ticket.settle(_refused(connection.execute(*ticket.statements[0])))
+            return
+        try:
+            self._settle_all(connection, [ticket])
+        except Undone as undone:
+            ticket.settle(undone.refused)
+
+    def _settle_all(self, connection: Any, batch: Sequence[Ticket]) -> None:
+        batch = sorted(batch, key=lambda ticket: ticket.thread_id)  # else two might wait for each other's threads
+        try:
+            if all(len(ticket.statements) == 1 for ticket in batch) and len({t.statements[0][0] for t in batch}) == 1:
+                outcome = self._execute_alike(connection, batch)
+            else:
+                outcome = self._execute(connection, batch)
         except BaseException:
             with suppress(Exception):
                 connection.rollback()
             raise
-        for ticket, cursor in zip(batch, cursors, strict=True):
-            ticket.written = cursor.rowcount == 1
+        for ticket, refused in zip(batch, outcome, strict=True):
+            ticket.settle(refused)
 
-    def _insert_alone(self, connection: Any, sql: str, ticket: _Ticket) -> None:
-        try:
-            ticket.written = connection.execute(sql, ticket.values).rowcount == 1
-        except self._driver.Error as error:
-            if not self.is_sound(connection):
-                raise
-            ticket.error = error
+    def _execute_alike(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
+        """One statement for many values, in a single round trip: what is sent until then is a transaction."""
+        cursor = connection.cursor()
+        sql, _ = batch[0].statements[0]
+        with self.pipeline(connection):
+            cursor.executemany(sql, [ticket.statements[0][1] for ticket in batch], returning=True)
+        outcome = [_refused(cursor)]
+        while cursor.nextset():
+            outcome.append(_refused(cursor))
+        return outcome
+
+    def _execute(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
+        """In two round trips: whether to commit depends on how all statements of a ticket went."""
+        with self.pipeline(connection):
+            connection.execute(self.begin)
+            cursors = [[connection.execute(*each) for each in ticket.statements] for ticket in batch]
+        outcome = [_refused(*each) for each in cursors]
+        for ticket, refused in zip(batch, outcome, strict=True):
+            if refused is not None and len(ticket.statements) > 1:
+                raise Undone(refused)
+        connection.execute("COMMIT")
+        return outcome
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
@@ -767,6 +802,18 @@ class Postgres(Database):
 
     def result(self, cursor: Any, sized: int | None) -> list[Any]:
         return cursor.fetchall()  # type: ignore[no-any-return]  # the SQL itself stops at BATCH_BYTES
+
+    def vacuum(self) -> tuple[int, int]:
+        """Room for new rows; the files become shorter only where their ends are empty. Nobody has to wait."""
+        from durable_graph.store.tables import metadata  # late: it imports SQLAlchemy
+
+        names = list(metadata.tables)
+        sizes = " + ".join(f"pg_total_relation_size('{name}')" for name in names)
+        with self.reader() as connection:
+            (before,) = connection.execute(f"SELECT {sizes}").fetchone()
+            connection.execute(f"VACUUM {', '.join(names)}")
+            (after,) = connection.execute(f"SELECT {sizes}").fetchone()
+        return int(before), int(after)
 
     def tables(self, connection: Any) -> set[str]:
         found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [VERSION_TABLE]).fetchone()

@@ -1,5 +1,5 @@
-"""What SQLAlchemy does for a database beyond defining it: transactions for nodes and migrations, and all of Postgres'
-connections.
+"""What SQLAlchemy does for a database beyond defining it: transactions for nodes and migrations, and what Postgres'
+connections are made with.
 
 The rule: `databases.py` imports this when one of these is needed. Importing SQLAlchemy takes longer than everything
 else in a first run on a new SQLite file.
@@ -8,7 +8,7 @@ else in a first run on a new SQLite file.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
@@ -38,15 +38,25 @@ def postgres_engine(url: URL, size: int, set_up: Callable[[Any, object], None], 
         pool_size=size,
         max_overflow=0,
         pool_use_lifo=True,
-        connect_args={
-            "prepare_threshold": 1,  # from the second time on
-            "fallback_application_name": "durable_graph",
-            "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
-        },
+        connect_args=_options(url),
         **settings,
     )
     event.listen(engine, "connect", set_up)
     return engine
+
+
+def _options(url: URL) -> dict[str, Any]:
+    return {
+        "prepare_threshold": 1,  # from the second time on
+        "fallback_application_name": "durable_graph",
+        "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
+    }
+
+
+def psycopg_arguments(engine: Engine) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """What the engine gives to `psycopg.connect`."""
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    return arguments, {**options, **_options(engine.url)}
 
 
 def on_commit(connection: Connection, call: Callable[[object], None]) -> None:

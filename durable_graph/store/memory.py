@@ -9,13 +9,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from durable_graph.errors import ArgumentError, CallError, FencedError, ThreadExistsError
 from durable_graph.store import (
     Claim,
     Entry,
+    Origin,
     Row,
     Signal,
+    Size,
+    Stub,
     Thread,
     Transaction,
     check_claim,
@@ -25,6 +29,7 @@ from durable_graph.store import (
     check_leases,
     check_row,
     check_text,
+    origin_of,
 )
 
 ENTRY_BYTES = 500  # of an entry's own objects, about
@@ -94,6 +99,7 @@ class MemoryStore:
         self._rows: dict[str, dict[int, Row]] = {}
         self._snapshots: dict[str, dict[int, bytes]] = {}
         self._signals: dict[str, dict[str, Signal]] = {}
+        self._stubs: dict[str, Stub] = {}
         self._cache = InMemoryCache()
 
     def append(
@@ -122,6 +128,9 @@ class MemoryStore:
                 if row.epoch != thread.epoch or row.step in stored or row.step in added:
                     raise FencedError(thread_id=row.thread_id, step=row.step, epoch=row.epoch)
                 added[row.step] = row
+            origin = origin_of(first, claim)
+            if origin is not None and self._has_lost(origin, first.parent_step):
+                raise FencedError(thread_id=first.thread_id, step=first.step, epoch=first.epoch)
             inbox = self._signals.get(thread.thread_id, {})
             if not set(taken) <= inbox.keys():
                 raise FencedError(thread_id=last.thread_id, step=last.step, epoch=last.epoch)
@@ -131,6 +140,10 @@ class MemoryStore:
             self._rows.setdefault(thread.thread_id, {}).update(added)
             if snapshot is not None:
                 self._snapshots.setdefault(thread.thread_id, {})[last.step] = snapshot
+
+    def _has_lost(self, thread_id: str, step: int | None) -> bool:
+        stub = self._stubs.get(thread_id)
+        return step is None or step not in self._rows.get(thread_id, {}) or (stub is not None and step < stub.step)
 
     def change_thread(self, thread_id: str, claim: Claim) -> bool:
         with self._lock:
@@ -176,7 +189,80 @@ class MemoryStore:
             self._rows.pop(thread_id, None)
             self._snapshots.pop(thread_id, None)
             self._signals.pop(thread_id, None)
+            self._stubs.pop(thread_id, None)
             return self._threads.pop(thread_id, None) is not None
+
+    def prune(self, thread_id: str, epoch: int) -> bool:
+        with self._lock:
+            thread = self.thread(thread_id)
+            if thread is None or thread.epoch != epoch or self.forks(thread_id):
+                return False
+            return self.delete(thread_id)
+
+    def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
+        with self._lock:
+            thread = self.thread(stub.thread_id)
+            if thread is None or thread.epoch != epoch:
+                return False
+            if any(name == stub.thread_id and step < stub.step for _, name, step in self.forks(stub.thread_id)):
+                return False
+            thread = thread._replace(epoch=epoch + 1)
+            self._threads[stub.thread_id] = (
+                thread._replace(parent_thread_id=None, parent_step=None) if alone else thread
+            )
+            self._stubs[stub.thread_id] = stub
+            return True
+
+    def trim(self, thread_id: str, *, until: int) -> None:
+        with self._lock:
+            stub = self.stub(thread_id)
+            end = min(until, stub.step) if stub is not None else 0
+            for kept in (self._rows, self._snapshots):
+                steps: dict[int, Any] = kept.get(thread_id, {})
+                for step in [step for step in steps if step < end]:
+                    del steps[step]
+
+    def stub(self, thread_id: str) -> Stub | None:
+        check_id(thread_id)
+        with self._lock:
+            return self._stubs.get(thread_id)
+
+    def roots(self, *, before: str, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        check_text("before", before)
+        with self._lock:
+            found = [one for one in self._threads.values() if one.called_by is None and one.updated_at < before]
+        found.sort(key=_since)
+        return [one for one in found if _since(one) > after][: max(limit, 0)]
+
+    def _family(self, thread_id: str) -> list[str]:
+        return [] if self.thread(thread_id) is None else [thread_id, *self.called(thread_id)]
+
+    def forks(self, thread_id: str) -> list[Origin]:
+        with self._lock:
+            family = set(self._family(thread_id))
+            return [
+                Origin(name, str(thread.parent_thread_id), thread.parent_step or 0)
+                for name, thread in self._threads.items()
+                if thread.parent_thread_id in family and name not in family
+            ]
+
+    def size(self, thread_id: str, *, until: int | None = None) -> Size:
+        with self._lock:
+            names = self._family(thread_id) if until is None else [thread_id]
+            rows = [row.body for name in names for row in self._rows.get(name, {}).values() if _is_before(row, until)]
+            held = [
+                state
+                for name in names
+                for step, state in self._snapshots.get(name, {}).items()
+                if until is None or step < until
+            ]
+            if until is None:
+                held += [self._stubs[name].state for name in names if name in self._stubs]
+                held += [signal.value for name in names for signal in self._signals.get(name, {}).values()]
+            return Size(0 if until is not None else len(names), len(rows), sum(map(len, [*rows, *held])))
+
+    def vacuum(self) -> tuple[int, int]:
+        return 0, 0  # nothing is kept for later
 
     def called(self, thread_id: str) -> list[str]:
         check_id(thread_id)
@@ -184,7 +270,7 @@ class MemoryStore:
             below = [name for name, thread in self._threads.items() if thread.called_by == thread_id]
             return [*below, *(name for each in below for name in self.called(each))]
 
-    def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
+    def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         given = list(items)  # all of it is to be kept here anyway
         with self._lock:
             there = set(self._threads)
@@ -201,6 +287,8 @@ class MemoryStore:
                     self._threads[item.thread_id] = item
                 elif isinstance(item, Row):
                     self._rows.setdefault(item.thread_id, {})[item.step] = item
+                elif isinstance(item, Stub):
+                    self._stubs[item.thread_id] = item
                 else:
                     self._signals.setdefault(item.thread_id, {})[item.id] = item
 
@@ -245,6 +333,10 @@ class MemoryStore:
             steps = steps[::-1] if newest_first else steps
             return iter([rows[step] for step in (steps if limit is None else steps[: max(limit, 0)])])
 
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        rows = self.rows(thread_id, after=after, until=until)
+        return iter([(row.step, row.parent_step, row.kind, row.body) for row in rows])
+
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         check_id(thread_id)
         with self._lock:
@@ -271,6 +363,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _is_before(row: Row, step: int | None) -> bool:
+    return step is None or row.step < step
 
 
 def _since(thread: Thread) -> tuple[str, str]:

@@ -5,6 +5,15 @@ INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, ta
 FROM threads
 WHERE threads.thread_id = :thread_id::VARCHAR AND threads.epoch = :epoch::BIGINT FOR SHARE ON CONFLICT DO NOTHING;
 
+-- name: append_fork
+INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, task, run_id, epoch, body, created_at, hash) SELECT :thread_id::VARCHAR AS anon_1, :step::BIGINT AS anon_2, :parent_step::BIGINT AS anon_3, :kind::VARCHAR AS anon_4, :superstep::BIGINT AS anon_5, :node::VARCHAR AS anon_6, :task::VARCHAR AS anon_7, :run_id::VARCHAR AS anon_8, :epoch::BIGINT AS anon_9, :body AS anon_10, :created_at::VARCHAR AS anon_11, :hash AS anon_12
+FROM threads
+WHERE threads.thread_id = :thread_id::VARCHAR AND threads.epoch = :epoch::BIGINT AND (EXISTS (SELECT *
+FROM checkpoints AS origin
+WHERE origin.thread_id = :origin::VARCHAR AND origin.step = :parent_step::BIGINT)) AND NOT (EXISTS (SELECT *
+FROM stubs
+WHERE stubs.thread_id = :origin::VARCHAR AND stubs.step > :parent_step::BIGINT)) FOR SHARE ON CONFLICT DO NOTHING;
+
 -- name: rows
 SELECT anon_1.thread_id, anon_1.step, anon_1.parent_step, anon_1.kind, anon_1.superstep, anon_1.node, anon_1.task, anon_1.run_id, anon_1.epoch, anon_1.body, anon_1.created_at, anon_1.hash
 FROM (SELECT anon_2.thread_id AS thread_id, anon_2.step AS step, anon_2.parent_step AS parent_step, anon_2.kind AS kind, anon_2.superstep AS superstep, anon_2.node AS node, anon_2.task AS task, anon_2.run_id AS run_id, anon_2.epoch AS epoch, anon_2.body AS body, anon_2.created_at AS created_at, anon_2.hash AS hash, coalesce(sum(octet_length(anon_2.body)) OVER (ORDER BY anon_2.step ROWS BETWEEN UNBOUNDED PRECEDING AND 1::INTEGER PRECEDING), 0::INTEGER) AS before
@@ -22,6 +31,15 @@ FROM checkpoints
 WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step > :after::BIGINT AND checkpoints.step <= :until::BIGINT ORDER BY checkpoints.step DESC
  LIMIT :count::BIGINT) AS anon_2) AS anon_1
 WHERE anon_1.before < :bytes::BIGINT ORDER BY anon_1.step DESC;
+
+-- name: bodies
+SELECT anon_1.step, anon_1.parent_step, anon_1.kind, anon_1.body
+FROM (SELECT anon_2.step AS step, anon_2.parent_step AS parent_step, anon_2.kind AS kind, anon_2.body AS body, coalesce(sum(octet_length(anon_2.body)) OVER (ORDER BY anon_2.step ROWS BETWEEN UNBOUNDED PRECEDING AND 1::INTEGER PRECEDING), 0::INTEGER) AS before
+FROM (SELECT checkpoints.step AS step, checkpoints.parent_step AS parent_step, checkpoints.kind AS kind, checkpoints.body AS body
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step > :after::BIGINT AND checkpoints.step <= :until::BIGINT ORDER BY checkpoints.step
+ LIMIT :count::BIGINT) AS anon_2) AS anon_1
+WHERE anon_1.before < :bytes::BIGINT ORDER BY anon_1.step;
 
 -- name: hash
 SELECT checkpoints.hash
@@ -48,6 +66,9 @@ DELETE FROM checkpoints WHERE checkpoints.thread_id = :thread_id::VARCHAR;
 
 -- name: delete(snapshots)
 DELETE FROM snapshots WHERE snapshots.thread_id = :thread_id::VARCHAR;
+
+-- name: delete(stubs)
+DELETE FROM stubs WHERE stubs.thread_id = :thread_id::VARCHAR;
 
 -- name: delete(signals)
 DELETE FROM signals WHERE signals.thread_id = :thread_id::VARCHAR;
@@ -125,6 +146,95 @@ SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, th
 FROM threads
 WHERE threads.status = :status::VARCHAR AND threads.graph = :graph::VARCHAR AND (threads.updated_at, threads.thread_id) > (:updated_at::VARCHAR, :thread_id::VARCHAR) ORDER BY threads.updated_at, threads.thread_id
  LIMIT :count::BIGINT;
+
+-- name: family
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id::VARCHAR UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT family.thread_id
+FROM family;
+
+-- name: forks
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id::VARCHAR UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT threads.thread_id, threads.parent_thread_id, threads.parent_step
+FROM threads
+WHERE threads.parent_thread_id IN (SELECT family.thread_id
+FROM family) AND (threads.thread_id NOT IN (SELECT family.thread_id
+FROM family));
+
+-- name: roots
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.called_by IS NULL AND threads.updated_at < :before::VARCHAR AND (threads.updated_at, threads.thread_id) > (:updated_at::VARCHAR, :thread_id::VARCHAR) ORDER BY threads.updated_at, threads.thread_id
+ LIMIT :count::BIGINT;
+
+-- name: size
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id::VARCHAR UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT (SELECT count(*) AS count_1
+FROM threads
+WHERE threads.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_1, (SELECT count(*) AS count_2
+FROM checkpoints
+WHERE checkpoints.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_2, (SELECT coalesce(sum(length(checkpoints.body)), 0::INTEGER) AS coalesce_1
+FROM checkpoints
+WHERE checkpoints.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(snapshots.state)), 0::INTEGER) AS coalesce_3
+FROM snapshots
+WHERE snapshots.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(stubs.state)), 0::INTEGER) AS coalesce_5
+FROM stubs
+WHERE stubs.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(signals.value)), 0::INTEGER) AS coalesce_7
+FROM signals
+WHERE signals.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_3;
+
+-- name: size_before
+SELECT 0, (SELECT coalesce(count(*), 0::INTEGER) AS coalesce_1
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step < :until::BIGINT) AS anon_1, (SELECT coalesce(sum(length(checkpoints.body)), 0::INTEGER) AS coalesce_3
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step < :until::BIGINT) + (SELECT coalesce(sum(length(snapshots.state)), 0::INTEGER) AS coalesce_5
+FROM snapshots
+WHERE snapshots.thread_id = :thread_id::VARCHAR AND snapshots.step < :until::BIGINT) AS anon_2;
+
+-- name: lock
+UPDATE threads SET epoch=threads.epoch WHERE threads.thread_id = :thread_id::VARCHAR;
+
+-- name: next_epoch
+UPDATE threads SET epoch=:next_epoch::BIGINT WHERE threads.thread_id = :thread_id::VARCHAR AND threads.epoch = :epoch::BIGINT;
+
+-- name: no_fork
+UPDATE threads SET parent_thread_id=NULL, parent_step=NULL WHERE threads.thread_id = :thread_id::VARCHAR;
+
+-- name: stub
+SELECT stubs.thread_id, stubs.step, stubs.parent_hash, stubs.state, stubs.pruned_at, stubs.actor, stubs.hash
+FROM stubs
+WHERE stubs.thread_id = :thread_id::VARCHAR;
+
+-- name: put_stub
+INSERT INTO stubs (thread_id, step, parent_hash, state, pruned_at, actor, hash) VALUES (:thread_id::VARCHAR, :step::BIGINT, :parent_hash, :state, :pruned_at::VARCHAR, :actor::VARCHAR, :hash) ON CONFLICT (thread_id) DO UPDATE SET step = excluded.step, parent_hash = excluded.parent_hash, state = excluded.state, pruned_at = excluded.pruned_at, actor = excluded.actor, hash = excluded.hash;
+
+-- name: trim(checkpoints)
+DELETE FROM checkpoints WHERE checkpoints.thread_id = :thread_id::VARCHAR AND checkpoints.step < :until::BIGINT AND checkpoints.step < (SELECT stubs.step
+FROM stubs
+WHERE stubs.thread_id = :thread_id::VARCHAR);
+
+-- name: trim(snapshots)
+DELETE FROM snapshots WHERE snapshots.thread_id = :thread_id::VARCHAR AND snapshots.step < :until::BIGINT AND snapshots.step < (SELECT stubs.step
+FROM stubs
+WHERE stubs.thread_id = :thread_id::VARCHAR);
 
 -- name: send
 INSERT INTO signals (thread_id, id, name, value) VALUES (:thread_id::VARCHAR, :id::VARCHAR, :name::VARCHAR, :value) ON CONFLICT DO NOTHING;

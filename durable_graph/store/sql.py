@@ -18,8 +18,11 @@ from durable_graph.errors import ArgumentError, CallError, FencedError, StoreErr
 from durable_graph.store import (
     Claim,
     Entry,
+    Origin,
     Row,
     Signal,
+    Size,
+    Stub,
     Thread,
     check_claim,
     check_entry,
@@ -28,6 +31,7 @@ from durable_graph.store import (
     check_leases,
     check_row,
     check_text,
+    origin_of,
 )
 from durable_graph.store.databases import BATCH_BYTES, Database, Lost, backend_of, database_at, display, parse_url
 from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
@@ -36,10 +40,13 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 BATCH_ROWS = 500
+TABLES = ("threads", "checkpoints", "snapshots", "stubs", "signals")
+RESTORED: dict[type, str] = {Row: "restore_row", Stub: "put_stub", Signal: "send"}  # the statements for it
 PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
 BATCH_LEASES = 512  # that one statement renews
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
+LAST = -1  # where `bodies` has it
 
 Result = TypeVar("Result")
 
@@ -79,7 +86,8 @@ class SqlStore:
             raise ArgumentError(argument="rows", problem="there are none to append", fix=fix)
 
     def _append_one(self, database: Database, row: Row) -> None:
-        if not database.insert(self._sql.append.text, (*row, row.thread_id, row.epoch)):
+        statement = (self._sql.append.text, (*row, row.thread_id, row.epoch))
+        if database.commit(row.thread_id, [statement]) is not None:
             raise _fenced(row)
 
     def _append_all(
@@ -91,14 +99,9 @@ class SqlStore:
         taken: Sequence[str],
     ) -> None:
         planned = list(self.plan(rows, claim, snapshot, taken))
-        with database.transaction() as connection:
-            with database.pipeline(connection):
-                connection.execute(database.begin)
-                cursors = [connection.execute(*statement) for statement, _ in planned]
-            for cursor, (_, row) in zip(cursors, planned, strict=True):
-                if cursor.rowcount != 1:
-                    raise _fenced(row)
-            connection.execute("COMMIT")
+        refused = database.commit(rows[-1].thread_id, [statement for statement, _ in planned])
+        if refused is not None:
+            raise _fenced(planned[refused][1])
 
     def plan(
         self, rows: Sequence[Row], claim: Claim | None, snapshot: bytes | None, taken: Sequence[str]
@@ -107,6 +110,11 @@ class SqlStore:
         last = rows[-1]
         if claim is not None:
             yield self._sql.claim(last.thread_id, claim), rows[0]
+        origin = origin_of(rows[0], claim)
+        if origin is not None:  # lest it is pruned before our commit
+            yield self._sql.lock.bind(thread_id=origin), rows[0]
+            yield self._sql.append_fork.bind(**rows[0]._asdict(), origin=origin), rows[0]
+            rows = rows[1:]
         for row in rows:
             yield (self._sql.append.text, (*row, row.thread_id, row.epoch)), row
         if snapshot is not None:
@@ -118,9 +126,7 @@ class SqlStore:
         return self._run(self._change_thread, thread_id, claim, again=self._change_thread_again)
 
     def _change_thread(self, database: Database, thread_id: str, claim: Claim) -> bool:
-        statement = self._sql.claim(thread_id, claim)
-        with database.writer() as connection:
-            return bool(connection.execute(*statement).rowcount == 1)
+        return database.commit(thread_id, [self._sql.claim(thread_id, claim)]) is None
 
     def renew(self, leases: Sequence[tuple[str, str]], expires_at: str) -> None:
         check_leases(leases, expires_at)
@@ -137,8 +143,7 @@ class SqlStore:
         self._run(self._send, signal)
 
     def _send(self, database: Database, signal: Signal) -> None:
-        with database.writer() as connection:
-            connection.execute(*self._sql.send.bind(**signal._asdict()))
+        database.commit(signal.thread_id, [self._sql.send.bind(**signal._asdict())])  # refused: it is there already
 
     def signals(self, thread_id: str) -> list[Signal]:
         check_id(thread_id)
@@ -164,10 +169,10 @@ class SqlStore:
         check_id(thread_id)
         return [name for (name,) in self._run(Database.fetch, *self._sql.called.bind(thread_id=thread_id))]
 
-    def restore(self, items: Iterable[Thread | Row | Signal]) -> None:
+    def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         self._run(self._restore, items, again=self._restore_again)
 
-    def _restore(self, database: Database, items: Iterable[Thread | Row | Signal]) -> None:
+    def _restore(self, database: Database, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         with database.transaction() as connection:
             connection.execute(database.begin)
             first, there = True, ""  # the thread that was here before
@@ -176,19 +181,19 @@ class SqlStore:
                 if isinstance(item, Thread):
                     if not connection.execute(*self._sql.restore_thread.bind(**item._asdict())).rowcount:
                         there = item.thread_id
+                        connection.execute(*self._sql.lock.bind(thread_id=there))  # lest it is pruned before our commit
                     if first and there:
                         raise ThreadExistsError(thread_id=there)
                     first = False
                 elif item.thread_id != there:
-                    sql = self._sql.restore_row if isinstance(item, Row) else self._sql.send
-                    connection.execute(*sql.bind(**item._asdict()))
+                    connection.execute(*self._sql.form(RESTORED[type(item)]).bind(**item._asdict()))
                 elif isinstance(item, Row):
                     found = connection.execute(*self._sql.hash.bind(thread_id=there, step=item.step)).fetchall()
                     if [bytes(one) for (one,) in found] != [item.hash]:
                         raise ThreadExistsError(thread_id=there)
             connection.execute("COMMIT")
 
-    def _restore_again(self, database: Database, items: Iterable[Thread | Row | Signal]) -> None:
+    def _restore_again(self, database: Database, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         raise database.unavailable(
             "the connection was lost while a thread was put back", "Look whether it is there; if not, import it again."
         )
@@ -199,6 +204,66 @@ class SqlStore:
     def has(self, row: Row) -> bool:
         """Whether exactly this row is stored."""
         return list(self.rows(row.thread_id, after=row.step - 1, until=row.step)) == [row]
+
+    def prune(self, thread_id: str, epoch: int) -> bool:
+        check_id(thread_id)
+        return self._run(self._prune, thread_id, epoch)
+
+    def _prune(self, database: Database, thread_id: str, epoch: int) -> bool:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            family = [name for (name,) in connection.execute(*self._sql.family.bind(thread_id=thread_id)).fetchall()]
+            free = self._locked(connection, thread_id, epoch, family)
+            if free and not connection.execute(*self._sql.forks.bind(thread_id=thread_id)).fetchall():
+                for name in family:
+                    self._remove(connection, name)
+                connection.execute("COMMIT")
+                return True
+            connection.execute("ROLLBACK")
+            return False
+
+    def _locked(self, connection: Any, thread_id: str, epoch: int, family: Sequence[str]) -> bool:
+        """Who wants to run or fork one of these has to wait for our commit. Whether the epoch is this one: it is the
+        next one now."""
+        values = {"thread_id": thread_id, "epoch": epoch, "next_epoch": epoch + 1}
+        if connection.execute(*self._sql.next_epoch.bind(**values)).rowcount != 1:
+            return False
+        for name in family:
+            connection.execute(*self._sql.lock.bind(thread_id=name))
+        return True
+
+    def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
+        check_id(stub.thread_id)
+        return self._run(self._cut, stub, epoch, alone)
+
+    def _cut(self, database: Database, stub: Stub, epoch: int, alone: bool) -> bool:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            free = self._locked(connection, stub.thread_id, epoch, ())
+            forks = connection.execute(*self._sql.forks.bind(thread_id=stub.thread_id)).fetchall() if free else ()
+            if free and all(name != stub.thread_id or step >= stub.step for _, name, step in forks):
+                connection.execute(*self._sql.put_stub.bind(**stub._asdict()))
+                if alone:
+                    connection.execute(*self._sql.no_fork.bind(thread_id=stub.thread_id))
+                connection.execute("COMMIT")
+                return True
+            connection.execute("ROLLBACK")
+            return False
+
+    def trim(self, thread_id: str, *, until: int) -> None:
+        check_id(thread_id)
+        self._run(self._trim, thread_id, until)
+
+    def _trim(self, database: Database, thread_id: str, until: int) -> None:
+        with database.transaction() as connection:
+            connection.execute(database.begin)
+            for table in ("checkpoints", "snapshots"):
+                statement = self._sql.form("trim", table)
+                connection.execute(*statement.bind(thread_id=thread_id, until=_clamp(until)))
+            connection.execute("COMMIT")
+
+    def vacuum(self) -> tuple[int, int]:
+        return self._run(_vacuum)
 
     def _remove(self, connection: Any, thread_id: str) -> list[int]:
         return [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
@@ -289,11 +354,50 @@ class SqlStore:
         statement = page.bind(thread_id=thread_id, after=after, until=until, count=count, bytes=BATCH_BYTES)
         return [Row._make(found) for found in database.fetch(*statement, sized=BODY)]
 
+    def bodies(self, thread_id: str, *, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        check_id(thread_id)
+        return self._stream_bodies(thread_id, _clamp(after), _clamp(until))
+
+    def _stream_bodies(self, thread_id: str, after: int, until: int) -> Iterator[tuple[int, int | None, str, bytes]]:
+        while after < until:
+            page = self._sql.bodies.bind(
+                thread_id=thread_id, after=after, until=until, count=BATCH_ROWS, bytes=BATCH_BYTES
+            )
+            batch = self._run(Database.fetch, *page, LAST)
+            if not batch:
+                return
+            yield from batch
+            after = batch[-1][0]
+
     def snapshot(self, thread_id: str, *, until: int) -> tuple[int, bytes] | None:
         check_id(thread_id)
         statement = self._sql.snapshot.bind(thread_id=thread_id, until=_clamp(until))
         found = self._run(Database.fetch, *statement)
         return (found[0][0], found[0][1]) if found else None
+
+    def roots(self, *, before: str, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        check_text("before", before)
+        updated_at, thread_id = after
+        statement = self._sql.roots.bind(before=before, updated_at=updated_at, thread_id=thread_id, count=_count(limit))
+        return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
+
+    def forks(self, thread_id: str) -> list[Origin]:
+        check_id(thread_id)
+        found = self._run(Database.fetch, *self._sql.forks.bind(thread_id=thread_id))
+        return [Origin._make(each) for each in found]
+
+    def size(self, thread_id: str, *, until: int | None = None) -> Size:
+        check_id(thread_id)
+        if until is None:
+            found = self._run(Database.fetch, *self._sql.size.bind(thread_id=thread_id))
+        else:
+            found = self._run(Database.fetch, *self._sql.size_before.bind(thread_id=thread_id, until=_clamp(until)))
+        return Size(*(int(number) for number in found[0]))
+
+    def stub(self, thread_id: str) -> Stub | None:
+        check_id(thread_id)
+        found = self._run(Database.fetch, *self._sql.stub.bind(thread_id=thread_id))
+        return Stub._make(found[0]) if found else None
 
     # --- the cache
 
@@ -381,6 +485,7 @@ class SqlStore:
         """In a child process: what came along is the parent's, and so are the locks."""
         if self._database is not None:
             _inherited.append(self._database)
+            self._database.disown()
         self._opening = threading.RLock()
         self._let_go()
 
@@ -464,6 +569,10 @@ class SqlTransaction:
             self.connection.close()
 
 
+def _vacuum(database: Database) -> tuple[int, int]:
+    return database.vacuum()
+
+
 def _fenced(row: Row) -> FencedError:
     return FencedError(thread_id=row.thread_id, step=row.step, epoch=row.epoch)
 
@@ -511,7 +620,7 @@ class Statements:
         self._backend = backend
         self._forms: dict[str, Statement] = {}
         # The thread first: on Postgres this waits for appends under way, and those to come find no thread.
-        self.delete = [self.form("delete", table) for table in ("threads", "checkpoints", "snapshots", "signals")]
+        self.delete = [self.form("delete", table) for table in TABLES]
 
     def __getattr__(self, name: str) -> Statement:
         statement = self.form(name)

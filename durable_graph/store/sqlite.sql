@@ -5,6 +5,15 @@ INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, ta
 FROM threads
 WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch ON CONFLICT DO NOTHING;
 
+-- name: append_fork
+INSERT INTO checkpoints (thread_id, step, parent_step, kind, superstep, node, task, run_id, epoch, body, created_at, hash) SELECT :thread_id AS anon_1, :step AS anon_2, :parent_step AS anon_3, :kind AS anon_4, :superstep AS anon_5, :node AS anon_6, :task AS anon_7, :run_id AS anon_8, :epoch AS anon_9, :body AS anon_10, :created_at AS anon_11, :hash AS anon_12
+FROM threads
+WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch AND (EXISTS (SELECT *
+FROM checkpoints AS origin
+WHERE origin.thread_id = :origin AND origin.step = :parent_step)) AND NOT (EXISTS (SELECT *
+FROM stubs
+WHERE stubs.thread_id = :origin AND stubs.step > :parent_step)) ON CONFLICT DO NOTHING;
+
 -- name: rows
 SELECT checkpoints.thread_id, checkpoints.step, checkpoints.parent_step, checkpoints.kind, checkpoints.superstep, checkpoints.node, checkpoints.task, checkpoints.run_id, checkpoints.epoch, checkpoints.body, checkpoints.created_at, checkpoints.hash
 FROM checkpoints
@@ -15,6 +24,12 @@ WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND check
 SELECT checkpoints.thread_id, checkpoints.step, checkpoints.parent_step, checkpoints.kind, checkpoints.superstep, checkpoints.node, checkpoints.task, checkpoints.run_id, checkpoints.epoch, checkpoints.body, checkpoints.created_at, checkpoints.hash
 FROM checkpoints
 WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND checkpoints.step <= :until ORDER BY checkpoints.step DESC
+ LIMIT :count OFFSET 0;
+
+-- name: bodies
+SELECT checkpoints.step, checkpoints.parent_step, checkpoints.kind, checkpoints.body
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step > :after AND checkpoints.step <= :until ORDER BY checkpoints.step
  LIMIT :count OFFSET 0;
 
 -- name: hash
@@ -42,6 +57,9 @@ DELETE FROM checkpoints WHERE checkpoints.thread_id = :thread_id;
 
 -- name: delete(snapshots)
 DELETE FROM snapshots WHERE snapshots.thread_id = :thread_id;
+
+-- name: delete(stubs)
+DELETE FROM stubs WHERE stubs.thread_id = :thread_id;
 
 -- name: delete(signals)
 DELETE FROM signals WHERE signals.thread_id = :thread_id;
@@ -120,6 +138,95 @@ FROM threads
 WHERE threads.status = :status AND threads.graph = :graph AND (threads.updated_at, threads.thread_id) > (:updated_at, :thread_id) ORDER BY threads.updated_at, threads.thread_id
  LIMIT :count OFFSET 0;
 
+-- name: family
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT family.thread_id
+FROM family;
+
+-- name: forks
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT threads.thread_id, threads.parent_thread_id, threads.parent_step
+FROM threads
+WHERE threads.parent_thread_id IN (SELECT family.thread_id
+FROM family) AND (threads.thread_id NOT IN (SELECT family.thread_id
+FROM family));
+
+-- name: roots
+SELECT threads.thread_id, threads.graph, threads.fingerprint, threads.status, threads.epoch, threads.parent_thread_id, threads.parent_step, threads.called_by, threads.lease_owner, threads.lease_since, threads.lease_expires_at, threads.wake_at, threads.created_at, threads.updated_at, threads.metadata
+FROM threads
+WHERE threads.called_by IS NULL AND threads.updated_at < :before AND (threads.updated_at, threads.thread_id) > (:updated_at, :thread_id) ORDER BY threads.updated_at, threads.thread_id
+ LIMIT :count OFFSET 0;
+
+-- name: size
+WITH RECURSIVE family(thread_id) AS
+(SELECT threads.thread_id AS thread_id
+FROM threads
+WHERE threads.thread_id = :thread_id UNION SELECT threads.thread_id AS thread_id
+FROM threads JOIN family ON threads.called_by = family.thread_id)
+ SELECT (SELECT count(*) AS count_1
+FROM threads
+WHERE threads.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_1, (SELECT count(*) AS count_2
+FROM checkpoints
+WHERE checkpoints.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_2, (SELECT coalesce(sum(length(checkpoints.body)), 0) AS coalesce_1
+FROM checkpoints
+WHERE checkpoints.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(snapshots.state)), 0) AS coalesce_3
+FROM snapshots
+WHERE snapshots.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(stubs.state)), 0) AS coalesce_5
+FROM stubs
+WHERE stubs.thread_id IN (SELECT family.thread_id
+FROM family)) + (SELECT coalesce(sum(length(signals.value)), 0) AS coalesce_7
+FROM signals
+WHERE signals.thread_id IN (SELECT family.thread_id
+FROM family)) AS anon_3;
+
+-- name: size_before
+SELECT 0, (SELECT coalesce(count(*), 0) AS coalesce_1
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step < :until) AS anon_1, (SELECT coalesce(sum(length(checkpoints.body)), 0) AS coalesce_3
+FROM checkpoints
+WHERE checkpoints.thread_id = :thread_id AND checkpoints.step < :until) + (SELECT coalesce(sum(length(snapshots.state)), 0) AS coalesce_5
+FROM snapshots
+WHERE snapshots.thread_id = :thread_id AND snapshots.step < :until) AS anon_2;
+
+-- name: lock
+UPDATE threads SET epoch=threads.epoch WHERE threads.thread_id = :thread_id;
+
+-- name: next_epoch
+UPDATE threads SET epoch=:next_epoch WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
+
+-- name: no_fork
+UPDATE threads SET parent_thread_id=NULL, parent_step=NULL WHERE threads.thread_id = :thread_id;
+
+-- name: stub
+SELECT stubs.thread_id, stubs.step, stubs.parent_hash, stubs.state, stubs.pruned_at, stubs.actor, stubs.hash
+FROM stubs
+WHERE stubs.thread_id = :thread_id;
+
+-- name: put_stub
+INSERT INTO stubs (thread_id, step, parent_hash, state, pruned_at, actor, hash) VALUES (:thread_id, :step, :parent_hash, :state, :pruned_at, :actor, :hash) ON CONFLICT (thread_id) DO UPDATE SET step = excluded.step, parent_hash = excluded.parent_hash, state = excluded.state, pruned_at = excluded.pruned_at, actor = excluded.actor, hash = excluded.hash;
+
+-- name: trim(checkpoints)
+DELETE FROM checkpoints WHERE checkpoints.thread_id = :thread_id AND checkpoints.step < :until AND checkpoints.step < (SELECT stubs.step
+FROM stubs
+WHERE stubs.thread_id = :thread_id);
+
+-- name: trim(snapshots)
+DELETE FROM snapshots WHERE snapshots.thread_id = :thread_id AND snapshots.step < :until AND snapshots.step < (SELECT stubs.step
+FROM stubs
+WHERE stubs.thread_id = :thread_id);
+
 -- name: send
 INSERT INTO signals (thread_id, id, name, value) VALUES (:thread_id, :id, :name, :value) ON CONFLICT DO NOTHING;
 
@@ -187,6 +294,16 @@ CREATE TABLE snapshots (
     state BLOB NOT NULL,
     CONSTRAINT pk_snapshots PRIMARY KEY (thread_id, step)
 );
+CREATE TABLE stubs (
+    thread_id TEXT NOT NULL,
+    step BIGINT NOT NULL,
+    parent_hash BLOB NOT NULL,
+    state BLOB NOT NULL,
+    pruned_at TEXT NOT NULL,
+    actor TEXT,
+    hash BLOB NOT NULL,
+    CONSTRAINT pk_stubs PRIMARY KEY (thread_id)
+);
 CREATE TABLE threads (
     thread_id TEXT NOT NULL,
     graph TEXT NOT NULL,
@@ -207,6 +324,7 @@ CREATE TABLE threads (
 );
 CREATE INDEX ix_cache_expires_at ON cache (expires_at);
 CREATE INDEX ix_threads_called_by ON threads (called_by);
+CREATE INDEX ix_threads_parent_thread_id ON threads (parent_thread_id);
 CREATE INDEX ix_threads_status_updated_at ON threads (status, updated_at);
 CREATE INDEX ix_threads_updated_at ON threads (updated_at);
 CREATE TABLE IF NOT EXISTS durable_graph_version (

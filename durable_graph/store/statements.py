@@ -20,15 +20,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
     BindParameter,
     Column,
     ColumnElement,
     Select,
+    Table,
     Text,
     bindparam,
     delete,
+    exists,
     func,
+    literal_column,
+    null,
     or_,
     select,
     true,
@@ -40,16 +45,17 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql import ClauseElement
 
 from durable_graph.store.tables import cache as kept
-from durable_graph.store.tables import checkpoints, creation, metadata, signals, snapshots, threads
+from durable_graph.store.tables import checkpoints, creation, metadata, signals, snapshots, stubs, threads
 from durable_graph.store.texts import MARKS, file_of, full_name
 
 _BACK = ("lease_expires_at", "lease_owner", "lease_since", "status", "updated_at", "wake_at")  # a lease is given back
 _TAKEN = (*_BACK, "epoch", "fingerprint", "graph")
 FORMS: dict[str, Sequence[Sequence[str]]] = {  # of the statements that have several, those that the files hold
     "change_thread": (_BACK, _TAKEN, (*_BACK, "epoch")),
-    "delete": [(name,) for name in ("threads", "checkpoints", "snapshots", "signals")],
+    "delete": [(name,) for name in ("threads", "checkpoints", "snapshots", "stubs", "signals")],
     "new_thread": [tuple(column.name for column in threads.c if column.name != "thread_id")],
     "renew": [("1",), ("2",), ("4",), ("8",), ("16",)],
+    "trim": [("checkpoints",), ("snapshots",)],
     "threads": [(), ("graph",), ("status",), ("graph", "status")],
 }
 
@@ -80,8 +86,18 @@ class Statements:
     def append(self) -> ClauseElement:
         """The row, if its thread has its epoch. FOR SHARE, which only Postgres needs and gets, lets a claim wait for
         appends under way, so that none of them commits after it."""
+        return self._append_if()
+
+    def append_fork(self) -> ClauseElement:
+        """The same, if the step that it continues has not been pruned."""
+        origin, begun = checkpoints.alias("origin"), _number("parent_step")
+        name = bindparam("origin", type_=Text())
+        there = exists().where(origin.c.thread_id == name, origin.c.step == begun)
+        return self._append_if(there, ~exists().where(stubs.c.thread_id == name, stubs.c.step > begun))
+
+    def _append_if(self, *also: ColumnElement[bool]) -> ClauseElement:
         row = [bindparam(column.name, type_=column.type) for column in checkpoints.c]
-        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch))
+        fenced = select(*row).select_from(threads).where(_is(threads.c.thread_id), _is(threads.c.epoch), *also)
         insert = self._insert(checkpoints).from_select(list(checkpoints.c), fenced.with_for_update(read=True))
         return insert.on_conflict_do_nothing()
 
@@ -91,9 +107,13 @@ class Statements:
     def newest_rows(self) -> ClauseElement:
         return self._page(newest_first=True)
 
-    def _page(self, *, newest_first: bool) -> ClauseElement:
+    def bodies(self) -> ClauseElement:
+        return self._page(newest_first=False, columns=("step", "parent_step", "kind", "body"))
+
+    def _page(self, *, newest_first: bool, columns: Sequence[str] = ()) -> ClauseElement:
         thread_id, step = checkpoints.c.thread_id, checkpoints.c.step
-        page = select(checkpoints).where(_is(thread_id), step > _number("after"), step <= _number("until"))
+        wanted = [checkpoints.c[name] for name in columns] or checkpoints.c
+        page = select(*wanted).where(_is(thread_id), step > _number("after"), step <= _number("until"))
         page = page.order_by(step.desc() if newest_first else step).limit(_number("count"))
         return _within_bytes(page, newest_first=newest_first) if self._is_postgres else page
 
@@ -156,6 +176,85 @@ class Statements:
         page = select(threads).where(_is(status), _is(graph), behind).order_by(at, name)
         return page.limit(_number("count"))
 
+    # --- what is pruned
+
+    def _family(self) -> CTE:
+        """A thread and all that were called below it."""
+        family = select(threads.c.thread_id).where(_is(threads.c.thread_id)).cte("family", recursive=True)
+        deeper = select(threads.c.thread_id).join(family, threads.c.called_by == family.c.thread_id)
+        return family.union(deeper)
+
+    def family(self) -> ClauseElement:
+        return select(self._family().c.thread_id)
+
+    def forks(self) -> ClauseElement:
+        family, found = self._family(), threads.c
+        inside = select(family.c.thread_id)
+        forks = select(found.thread_id, found.parent_thread_id, found.parent_step)
+        return forks.where(found.parent_thread_id.in_(inside), found.thread_id.not_in(inside))
+
+    def roots(self) -> ClauseElement:
+        at, name = threads.c.updated_at, threads.c.thread_id
+        behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
+        wanted = threads.c.called_by.is_(None), at < bindparam("before", type_=Text()), behind
+        return select(threads).where(*wanted).order_by(at, name).limit(_number("count"))
+
+    def size(self) -> ClauseElement:
+        """Of a thread and all below it: threads, rows, bytes."""
+        inside = select(self._family().c.thread_id)
+
+        def total(content: Column[Any]) -> ColumnElement[Any]:
+            size = func.coalesce(func.sum(func.length(content)), 0)
+            return select(size).where(content.table.c.thread_id.in_(inside)).scalar_subquery()
+
+        def count(table: Table) -> ColumnElement[Any]:
+            return select(func.count()).where(table.c.thread_id.in_(inside)).scalar_subquery()
+
+        held = [total(content) for content in (snapshots.c.state, stubs.c.state, signals.c.value)]
+        return select(count(threads), count(checkpoints), sum(held, total(checkpoints.c.body)))
+
+    def size_before(self) -> ClauseElement:
+        """The same of a thread's own rows before a step."""
+
+        def total(content: Column[Any], value: ColumnElement[Any]) -> ColumnElement[Any]:
+            found = content.table.c
+            before = select(func.coalesce(value, 0)).where(_is(found.thread_id), found.step < _number("until"))
+            return before.scalar_subquery()
+
+        rows, kept = checkpoints.c.body, snapshots.c.state
+        held = total(rows, func.sum(func.length(rows))) + total(kept, func.sum(func.length(kept)))
+        return select(literal_column("0"), total(rows, func.count()), held)
+
+    def lock(self) -> ClauseElement:
+        """Others that want to change this thread's row, or to append, have to wait for the commit."""
+        return update(threads).where(_is(threads.c.thread_id)).values(epoch=threads.c.epoch)
+
+    def next_epoch(self) -> ClauseElement:
+        return (
+            update(threads)
+            .where(_is(threads.c.thread_id), _is(threads.c.epoch))
+            .values(epoch=bindparam("next_epoch", type_=BigInteger()))
+        )
+
+    def no_fork(self) -> ClauseElement:
+        none = {"parent_thread_id": null(), "parent_step": null()}
+        return update(threads).where(_is(threads.c.thread_id)).values(none)
+
+    def stub(self) -> ClauseElement:
+        return select(stubs).where(_is(stubs.c.thread_id))
+
+    def put_stub(self) -> ClauseElement:
+        insert = self._insert(stubs)
+        new = {column.name: insert.excluded[column.name] for column in stubs.c if column.name != "thread_id"}
+        return insert.on_conflict_do_update(index_elements=list(stubs.primary_key), set_=new)
+
+    def trim(self, table: str) -> ClauseElement:
+        """Only what a stub stands for."""
+        found = metadata.tables[table].c
+        stands_for = select(stubs.c.step).where(_is(stubs.c.thread_id)).scalar_subquery()
+        old = found.step < _number("until"), found.step < stands_for
+        return delete(metadata.tables[table]).where(_is(found.thread_id), *old)
+
     # --- signals
 
     def send(self) -> ClauseElement:
@@ -199,7 +298,7 @@ def _within_bytes(page: Select[Any], *, newest_first: bool) -> Select[Any]:
     before = func.sum(func.octet_length(rows.c.body)).over(order_by=order, rows=(None, -1))
     sized = select(rows, func.coalesce(before, 0).label("before")).subquery()
     order = sized.c.step.desc() if newest_first else sized.c.step
-    columns = [sized.c[column.name] for column in checkpoints.c]
+    columns = [sized.c[column.name] for column in page.selected_columns]
     return select(*columns).where(sized.c.before < _number("bytes")).order_by(order)
 
 

@@ -54,6 +54,7 @@ threads = Table(
 Index(None, threads.c.updated_at)
 Index(None, threads.c.status, threads.c.updated_at)
 Index(None, threads.c.called_by)
+Index(None, threads.c.parent_thread_id)
 
 snapshots = Table(
     "snapshots",
@@ -61,6 +62,19 @@ snapshots = Table(
     Column("thread_id", Text, primary_key=True),
     Column("step", BigInteger, primary_key=True, autoincrement=False),
     Column("state", LargeBinary, nullable=False),
+)
+
+# What stands for the rows that were cut off the beginning of a log. Not a cache: its state is nowhere else any more.
+stubs = Table(
+    "stubs",
+    metadata,
+    Column("thread_id", Text, primary_key=True),
+    Column("step", BigInteger, nullable=False),
+    Column("parent_hash", LargeBinary, nullable=False),
+    Column("state", LargeBinary, nullable=False),
+    Column("pruned_at", Text, nullable=False),
+    Column("actor", Text),
+    Column("hash", LargeBinary, nullable=False),
 )
 
 signals = Table(

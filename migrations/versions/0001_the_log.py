@@ -1,4 +1,4 @@
-"""The log, its threads, their snapshots and signals; and a cache of what nodes returned.
+"""The log, its threads, their snapshots, stubs and signals; and a cache of what nodes returned.
 
 Number 0001, after nothing. Once released, never changed.
 """
@@ -51,12 +51,24 @@ def upgrade() -> None:
     op.create_index("ix_threads_updated_at", "threads", ["updated_at"])
     op.create_index("ix_threads_status_updated_at", "threads", ["status", "updated_at"])
     op.create_index("ix_threads_called_by", "threads", ["called_by"])
+    op.create_index("ix_threads_parent_thread_id", "threads", ["parent_thread_id"])
     op.create_table(
         "snapshots",
         sa.Column("thread_id", sa.Text, nullable=False),
         sa.Column("step", sa.BigInteger, nullable=False),
         sa.Column("state", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("thread_id", "step", name="pk_snapshots"),
+    )
+    op.create_table(
+        "stubs",
+        sa.Column("thread_id", sa.Text, nullable=False),
+        sa.Column("step", sa.BigInteger, nullable=False),
+        sa.Column("parent_hash", sa.LargeBinary, nullable=False),
+        sa.Column("state", sa.LargeBinary, nullable=False),
+        sa.Column("pruned_at", sa.Text, nullable=False),
+        sa.Column("actor", sa.Text),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.PrimaryKeyConstraint("thread_id", name="pk_stubs"),
     )
     op.create_table(
         "signals",
@@ -80,6 +92,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("cache")
     op.drop_table("signals")
+    op.drop_table("stubs")
     op.drop_table("snapshots")
     op.drop_table("threads")
     op.drop_table("checkpoints")

@@ -373,8 +373,7 @@ def threads_postgres(bench: Bench) -> Iterator[Contest]:
         rows = ours.rows_of_fleet(work, file, threads)
 
     def run(url: str) -> Figures:
-        with ours.at_most(4):
-            return ours.fleet(work, url, threads, WORKERS)
+        return ours.fleet(work, url, threads, WORKERS, "&pool_size=4")
 
     contenders = [
         Contender(LIMIT, bench.in_schema(lambda url: bare.postgres_workers(rows, url, WORKERS))),

@@ -13,7 +13,6 @@ from typing import Any
 from unittest import mock
 
 from durable_graph import END, START, Log, Send, StateGraph
-from durable_graph.store import databases
 from tests.benchmarks.bare import Rows, rows_in
 from tests.benchmarks.measure import Figures, Steps, whole
 from tests.benchmarks.places import connections, file_bytes, schema_bytes
@@ -73,9 +72,9 @@ def arun(work: Work, url: str) -> Figures:
 # --- many threads -------------------------------------------------------------------------------
 
 
-def fleet(work: Work, url: str, threads: int, workers: int) -> Figures:
-    """So many threads of the same graph, run by so many workers."""
-    with work.draw(NAMES).compile(url) as graph:
+def fleet(work: Work, url: str, threads: int, workers: int, options: str = "") -> Figures:
+    """So many threads of the same graph, run by so many workers. `options` go into the URL, and are ours alone."""
+    with work.draw(NAMES).compile(url + options) as graph:
 
         def one(number: int) -> int:
             return sum(1 for _ in graph.stream(work.input, {"thread_id": f"t{number}"}))
@@ -90,13 +89,6 @@ def fleet(work: Work, url: str, threads: int, workers: int) -> Figures:
             work.check(graph.get_state({"thread_id": f"t{number}"}).values)
         used = 0 if url.startswith("sqlite") else connections(url)
     return {"seconds": seconds, "connections": used}
-
-
-@contextmanager
-def at_most(number: int) -> Iterator[None]:
-    """So many connections to Postgres. There is no public setting, so the module's own is replaced."""
-    with mock.patch.object(databases, "POOL_SIZE", number):
-        yield
 
 
 # --- what it wrote ------------------------------------------------------------------------------
