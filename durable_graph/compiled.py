@@ -12,7 +12,7 @@ import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
@@ -341,7 +341,7 @@ class CompiledGraph(Log, Generic[StateT]):
 
     async def afork(self, config: Config, to: str) -> dict[str, Any]:
         """`fork` for asyncio."""
-        async for _ in adrive(self._fork_effects(config, to), self._stored(), nothing, False, None):
+        async for _ in adrive(nullcontext(self._fork_effects(config, to)), self._stored(), nothing, False, None):
             pass
         return config_of(to, 0)
 

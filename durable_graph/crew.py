@@ -6,6 +6,9 @@ for something, the next thread goes on with the rest, and rouses the one after i
 
 No lock is held by who takes work: a thread that waits for the interpreter while it holds one would stop all others.
 What is shared is a deque or a flag, each step of which is atomic; the order of the steps is what counts.
+
+They are daemons, as an iterator that is still open when the program ends must not keep it from ending. It does not cut
+them short: `unfinished` closes that iterator, which dismisses them and waits.
 """
 
 from __future__ import annotations
@@ -47,7 +50,7 @@ class Crew:
             with self._growing:
                 if len(self._threads) < self._size:
                     self._rising = True
-                    self._threads.append(threading.Thread(target=self._main, name=self._next_name))
+                    self._threads.append(threading.Thread(target=self._main, name=self._next_name, daemon=True))
                     self._threads[-1].start()
 
     @property

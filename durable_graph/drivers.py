@@ -25,6 +25,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -395,7 +396,7 @@ def run_job(job: Job) -> Finished:
     try:
         result = _run_steps(job.steps)
     except BaseException as error:
-        return Finished(job, None, error, started, clock())
+        return Finished(job, None, _passable(error), started, clock())
     return Finished(job, result, None, started, clock())
 
 
@@ -428,53 +429,58 @@ def _is_async(call: Callable[..., Any]) -> CallError:
 
 
 async def adrive(
-    effects: Effects, store: Store | None, show: Show, live: bool, workers: int | None
+    opening: AbstractAsyncContextManager[Effects], store: Store | None, show: Show, live: bool, workers: int | None
 ) -> AsyncGenerator[Any, None]:
-    """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow."""
-    tasks = _Tasks(live, workers, store)
-    begun = _forks
-    keeper = Offload()  # the store's thread
-    answer: Any = None
-    failure: BaseException | None = None
-    thrown: BaseException | None = None
-    try:
-        while True:
-            try:
-                effect = effects.send(answer) if failure is None else effects.throw(failure)
-            except StopIteration:
-                break
-            answer = failure = None
-            try:
-                if _forks != begun:
-                    _refuse_fork(effect, store)
-                if isinstance(effect, Emit):
-                    answer = thrown is not None
-                    if not answer:
-                        try:
-                            for chunk in show(effect.what):
-                                yield chunk
-                        except BaseException as error:
-                            thrown, answer = error, True
-                elif isinstance(effect, Next):
-                    answer = await tasks.next(effect.jobs)
-                elif isinstance(effect, Save):
-                    await keeper.run(partial(_append, store, effect))
-                elif isinstance(effect, Now):
-                    answer = clock()
-                elif isinstance(effect, Ask):
-                    answer = await keeper.run(partial(_ask, store, effect))
-                elif isinstance(effect, Cancel):
-                    answer = tasks.cancel(effect.jobs)
-                elif isinstance(effect, Rest):
-                    await apause(effect.seconds)
-            except BaseException as error:
-                failure = error
-    finally:
-        if _forks == begun:
-            await tasks.close()
-            keeper.close()
-    if thrown is not None and not isinstance(thrown, GeneratorExit):
-        raise thrown
+    """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow.
+
+    What has to be done around it is in `opening` and not in a generator of its own: when a loop ends it closes all
+    asynchronous generators at the same time, also those that another one is at.
+    """
+    async with opening as effects:
+        tasks = _Tasks(live, workers, store)
+        begun = _forks
+        keeper = Offload()  # the store's thread
+        answer: Any = None
+        failure: BaseException | None = None
+        thrown: BaseException | None = None
+        try:
+            while True:
+                try:
+                    effect = effects.send(answer) if failure is None else effects.throw(failure)
+                except StopIteration:
+                    break
+                answer = failure = None
+                try:
+                    if _forks != begun:
+                        _refuse_fork(effect, store)
+                    if isinstance(effect, Emit):
+                        answer = thrown is not None
+                        if not answer:
+                            try:
+                                for chunk in show(effect.what):
+                                    yield chunk
+                            except BaseException as error:
+                                thrown, answer = error, True
+                    elif isinstance(effect, Next):
+                        answer = await tasks.next(effect.jobs)
+                    elif isinstance(effect, Save):
+                        await keeper.run(partial(_append, store, effect))
+                    elif isinstance(effect, Now):
+                        answer = clock()
+                    elif isinstance(effect, Ask):
+                        answer = await keeper.run(partial(_ask, store, effect))
+                    elif isinstance(effect, Cancel):
+                        answer = tasks.cancel(effect.jobs)
+                    elif isinstance(effect, Rest):
+                        await apause(effect.seconds)
+                except BaseException as error:
+                    failure = error
+        finally:
+            if _forks == begun:
+                await tasks.close()
+                keeper.close()
+        if thrown is not None:
+            raise thrown
 
 
 def _refuse_fork(effect: Effect, store: Store | None) -> None:
@@ -605,7 +611,7 @@ class _Tasks:
         try:
             result = await self._steps(job)
         except BaseException as error:
-            item = Finished(job, None, error, started, clock())
+            item = Finished(job, None, _passable(error), started, clock())
         else:
             item = Finished(job, result, None, started, clock())
         self._put(item)
@@ -639,7 +645,7 @@ class _Tasks:
         """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
-        future = asyncio.get_running_loop().run_in_executor(self._pool, _no_stop_iteration, call)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, _passing, call)
         try:
             return await _settled(future)
         except asyncio.CancelledError:
@@ -802,11 +808,20 @@ def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def _no_stop_iteration(call: Callable[[], Any]) -> Any:
+def _passing(call: Callable[[], Any]) -> Any:
     try:
         return call()
-    except StopIteration as error:  # a future cannot carry it
-        raise RuntimeError("a node raised StopIteration") from error
+    except (StopIteration, GeneratorExit) as error:
+        raise _passable(error) from error
+
+
+def _passable(error: BaseException) -> BaseException:
+    """A node's error as generators and futures can carry it: these two would end them instead (as in PEP 479)."""
+    if not isinstance(error, StopIteration | GeneratorExit):
+        return error
+    passable = RuntimeError(f"a node raised {type(error).__name__}")
+    passable.__cause__ = error
+    return passable
 
 
 async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncGenerator[T, None]:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
 
-from durable_graph import beat, drivers, leases
+from durable_graph import beat, drivers, leases, unfinished
 from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
@@ -27,7 +26,7 @@ from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph
 from durable_graph.core.position import Child
 from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
-from durable_graph.core.run import Call, Run
+from durable_graph.core.run import Call, Effects, Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive, ended
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
@@ -134,6 +133,11 @@ class Session:
 
     def sync(self) -> Iterator[Any]:
         """The call as a generator. The outcome is in `run` afterwards."""
+        chunks = self._synchronous()
+        unfinished.add(chunks, self._parts.store)
+        return chunks
+
+    def _synchronous(self) -> Generator[Any]:
         owner = leases.hold(str(uuid.uuid4()))
         try:
             steps = self._begin(owner).steps()
@@ -147,7 +151,7 @@ class Session:
 
     def asynchronous(self) -> AsyncIterator[Any]:
         """The same for asyncio."""
-        chunks = self._asynchronous()
+        chunks = adrive(_Opening(self), self._parts.store, self._show, self._live, self._workers)
         weakref.finalize(chunks, self._dropped).atexit = False
         return chunks
 
@@ -156,22 +160,18 @@ class Session:
         if self.owner and self._given.thread_id is not None:
             leases.drop(self.owner, self._given.thread_id)
 
-    async def _asynchronous(self) -> AsyncGenerator[Any, None]:
+    async def _aopen(self) -> Effects:
         while self._given.thread_id is not None and leases.is_ending(self._given.thread_id):  # noqa: ASYNC110
             await asyncio.sleep(0.001)  # `async for ...: break` closes its iterator a moment later
         owner = self.owner = leases.hold(str(uuid.uuid4()))
-        try:
-            steps = self._begin(owner).steps()
-            self._keep(owner)
-            run = adrive(steps, self._parts.store, self._show, self._live, self._workers)
-            async with aclosing(run) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        finally:
-            leases.let_go(owner)
-            if (ending := beat.let_go(owner)) is not None:
-                await ended(ending)
-        self._speak_up()
+        steps = self._begin(owner).steps()
+        self._keep(owner)
+        return steps
+
+    async def _aclose(self) -> None:
+        leases.let_go(self.owner)
+        if (ending := beat.let_go(self.owner)) is not None:
+            await ended(ending)
 
     @property
     def _live(self) -> bool:
@@ -276,6 +276,25 @@ class Session:
             raise ParentCommand(Command(update=position.command["update"], goto=position.command["goto"]))
         if position.questions or position.paused:
             raise GraphInterrupt(open_interrupts(position), below=True)
+
+
+class _Opening:
+    """What is done before and after an asynchronous call is driven."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    async def __aenter__(self) -> Effects:
+        try:
+            return await self._session._aopen()
+        except BaseException:
+            await self._session._aclose()
+            raise
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._session._aclose()
+        if kind is None:
+            self._session._speak_up()
 
 
 def given_config(config: Mapping[str, Any] | None, base: Mapping[str, Any] | None) -> CallConfig:

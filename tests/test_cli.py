@@ -20,6 +20,7 @@ from sqlalchemy import create_engine, text
 
 from durable_graph import END, START, Log, StateGraph
 from durable_graph.cli import main
+from durable_graph.cli.runner import Stopped, terminated_as_interrupted
 from durable_graph.cli.show import as_text, brief, plain, shown_url
 from durable_graph.store import Claim
 
@@ -606,6 +607,56 @@ def test_ctrl_c_interrupts_a_node(folder: Path, sqlite_url: str) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = finish(process, 130)
     assert "stopped; go on with: " in errors
+
+
+SLOW = """def step(state):
+    import time; print('works')
+    while not Path('let go').exists(): time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("graph", ["endless", "async_endless"])
+def test_sigterm_leaves_the_step_at_hand_its_time(folder: Path, database_url: str, graph: str) -> None:
+    """It is committed and shown, and no other one begins."""
+    (folder / "slow.py").write_text(APP.replace("def step(state):\n", SLOW))
+    options = ("--thread", "t", "--url", database_url, "--input", '{"log": []}', "--grace", "60")
+    process = start(folder, "run", f"slow.py:{graph}", *options)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "works\n"
+    process.send_signal(signal.SIGTERM)
+    (folder / "let go").touch()
+    told, errors = finish(process, 143)
+    assert told.split() == ["1", "step", "log=[0]"]
+    assert errors.startswith("stopped; go on with: ")
+    assert errors.count("\n") == 1
+    with Log(database_url) as log:
+        state = log.get_state({"thread_id": "t"})
+        assert (state.values["log"], state.next) == ([0], ("step",))
+
+
+@pytest.mark.parametrize("grace", ["0", "0.01"])
+def test_sigterm_interrupts_who_takes_longer(folder: Path, sqlite_url: str, grace: str) -> None:
+    (folder / "slow.py").write_text(APP.replace("def step(state):\n", SLOW))
+    options = ("--thread", "t", "--url", sqlite_url, "--input", '{"log": []}', "--grace", grace)
+    process = start(folder, "run", "slow.py:endless", *options)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "works\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = finish(process, 143)
+    assert errors.startswith("stopped; go on with: ")
+    with Log(sqlite_url) as log:
+        assert log.get_state({"thread_id": "t"}).values["log"] == []
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_sigterm_interrupts_at_once() -> None:
+    stopped = Stopped(600)
+    with terminated_as_interrupted(stopped):
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert stopped.by == signal.SIGTERM
 
 
 def test_a_run_whose_reader_has_gone_stops(cli: Cli, folder: Path, sqlite_url: str) -> None:

@@ -462,3 +462,31 @@ def test_a_fork_of_what_was_written_with_another_key(run: Runner) -> None:
     run.fork(graph, CONFIG, "f")
     run.stream(graph, {"n": 3}, {"thread_id": "f"})
     assert run.get_state(graph, {"thread_id": "f"}).values["n"] == 6
+
+
+# --- pruning ------------------------------------------------------------------------------------
+
+
+def test_what_stands_for_pruned_rows_is_encrypted(run: Runner, tmp_path: Path) -> None:
+    graph = run.compile(drawing(run, 9), encryption_key=[OLD], key="chain")
+    run.stream(graph, {"n": 0}, CONFIG)
+    graph = run.compile(drawing(run, 9), encryption_key=[NEW, OLD], key="chain")
+    assert run.call(graph, "prune", keep_last=2).cut == 1
+    assert MARK.encode() not in stored(run.url, tmp_path)
+    assert run.get_state(graph, CONFIG).values["log"] == [f"{MARK} {n}" for n in range(9)]
+    assert run.call(graph, "verify", CONFIG).ok
+    old, new = (Encryption(lambda key=key: [key]).ids()[0] for key in (OLD, NEW))  # type: ignore[misc]
+    assert run.call(graph, "encryption_keys") == {new: 1, old: 2}
+    run.stream(graph, {"n": 8}, CONFIG)
+    run.call(graph, "prune", keep_last=1)
+    assert old not in graph.encryption_keys()  # it may be given up now
+    assert run.get_state(run.compile(drawing(run, 9), encryption_key=NEW), CONFIG).values["n"] == 9
+
+
+def test_without_the_key_whole_threads_can_be_pruned(run: Runner) -> None:
+    run.stream(run.compile(drawing(run), encryption_key=OLD), {"n": 0}, CONFIG)
+    blind = run.compile(drawing(run))
+    report = run.call(blind, "prune", keep_last=1)
+    assert (report.cut, len(report.skipped)) == (0, 1)
+    assert "encrypted with the key" in report.skipped[0].reason
+    assert run.call(blind, "prune").threads == 1

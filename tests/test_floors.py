@@ -32,7 +32,7 @@ FLOORS = (  # lowest first
     {"core.job", "store.memory", "store.migrate", "store.sql"},
     {"core.run"},
     {"drivers"},
-    {"beat", "prune", "recovery"},
+    {"beat", "prune", "recovery", "unfinished"},
     {"log", "session"},
     {"compiled"},
     {"functional", "graph"},

@@ -65,6 +65,14 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
         "--recursion-limit", "limit", type=click.IntRange(min=1), metavar="N", help="Supersteps at most."
     ),
     "actor": click.option("--actor", metavar="NAME", help="Who calls, as the log records it."),
+    "grace": click.option(
+        "--grace",
+        type=click.FloatRange(min=0),
+        default=5.0,
+        show_default=True,
+        metavar="SECONDS",
+        help="After SIGTERM, so long for the step at hand.",
+    ),
     "limit": click.option("--limit", type=click.IntRange(min=1), metavar="N", help="So many at most."),
     "debug": click.option(
         "--debug", is_flag=True, expose_value=False, callback=_remember, help="Show the traceback of an error."
@@ -90,7 +98,7 @@ def options(*names: str) -> Callable[[CommandT], CommandT]:
 @click.argument("target", metavar="MODULE:GRAPH")
 @click.option("--thread", metavar="ID", help="The thread; by default a new one is made.")
 @click.option("--input", "given", required=True, metavar="JSON", help="The input; - reads stdin, @FILE a file.")
-@options("url", "mode", "json", "supersteps", "actor")
+@options("url", "mode", "json", "supersteps", "actor", "grace")
 def run(target: str, thread: str | None, given: str, **settings: Any) -> None:
     """Run a graph and show its steps as they happen.
 
@@ -105,7 +113,7 @@ def run(target: str, thread: str | None, given: str, **settings: Any) -> None:
 @main.command()
 @click.argument("target", metavar="MODULE:GRAPH")
 @click.option("--thread", metavar="ID", required=True, help="The thread to go on with.")
-@options("url", "mode", "json", "supersteps", "actor")
+@options("url", "mode", "json", "supersteps", "actor", "grace")
 def resume(target: str, thread: str, **settings: Any) -> None:
     """Go on with a thread that was stopped, has crashed or has failed.
 

@@ -6,6 +6,7 @@ import asyncio
 import shlex
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing, contextmanager, redirect_stdout, suppress
@@ -32,6 +33,7 @@ class Runner:
         as_json: bool,
         limit: int | None,
         actor: str | None,
+        grace: float,
     ) -> None:
         self.graph, self.is_async = load_graph(target, url)
         self.is_named = thread is not None
@@ -41,7 +43,7 @@ class Runner:
         self.out = Output(as_json)
         self.last: StreamEvent | None = None
         self.failed: StreamEvent | None = None  # of the first node that raised
-        self.stopped = Stopped()
+        self.stopped = Stopped(grace)
         self.command = f"durable-graph resume {shlex.quote(target)} --thread {shlex.quote(self.thread)}"
         if url is not None:
             self.command += f" --url {shlex.quote(shown_url(url))}"
@@ -80,6 +82,10 @@ class Runner:
                 if mode in self.modes:
                     show_chunk(self.out, self.thread, mode, step, chunk, name_mode=len(self.modes) > 1)
                     self.out.flush()
+                if mode == "events" and self.stopped.asked:
+                    break
+        if self.stopped.asked:
+            raise KeyboardInterrupt
 
     def _note(self, event: StreamEvent) -> None:
         if self.last is None and not self.is_named:
@@ -152,14 +158,26 @@ class Stopped:
     """Which signal has stopped us, if one has."""
 
     by = signal.SIGINT
+    asked = False  # by SIGTERM, to end after the step at hand
+
+    def __init__(self, grace: float = 0.0) -> None:
+        self.grace = grace  # seconds that SIGTERM leaves to the nodes at work
 
 
 @contextmanager
 def terminated_as_interrupted(stopped: Stopped) -> Iterator[None]:
-    """SIGTERM ends a run in the way Ctrl-C does, whoever handles that."""
+    """SIGTERM asks a run to end after the step at hand. When it has not done so within its grace, or at a second
+    SIGTERM, the run ends in the way Ctrl-C ends it, whoever handles that."""
+    main = threading.get_ident()
+    alarm = threading.Timer(stopped.grace, lambda: signal.pthread_kill(main, signal.SIGTERM))  # wakes also who sleeps
+    alarm.daemon = True
 
     def terminate(number: int, frame: FrameType | None) -> None:
         stopped.by = signal.SIGTERM
+        if stopped.grace and not stopped.asked:
+            stopped.asked = True
+            alarm.start()
+            return
         interrupt = signal.getsignal(signal.SIGINT)
         (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
 
@@ -167,6 +185,7 @@ def terminated_as_interrupted(stopped: Stopped) -> Iterator[None]:
     try:
         yield
     finally:
+        alarm.cancel()
         signal.signal(signal.SIGTERM, before)
 
 

@@ -1,0 +1,297 @@
+"""Law 12: stopping is clean anywhere. Whatever ends a run, nothing of it is left, and the thread goes on at once.
+
+What could be left is counted: threads, files and sockets of this process, connections that the server knows of,
+leases in the database and in this process, transactions that were not ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Script, connected, finished
+from sqlalchemy import make_url
+
+from durable_graph import START, Log, StateGraph, leases, task, unfinished
+from durable_graph import beat as beats
+from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, chain, durable_threads, new_thread, until, wide
+
+linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+
+
+class Gone(Exception):
+    """The consumer has had enough."""
+
+
+# --- what is there ------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_collections() -> Iterator[None]:
+    """Each test collects garbage several times: of its own, and not of all that there was before."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def handles() -> Counter[str]:
+    """Open files and sockets by name; sockets by kind, as their numbers change."""
+    gc.collect()  # a loop of asyncio.run that somebody refers to
+    found: Counter[str] = Counter()
+    for number in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the one that lists them
+            found[str(number.readlink()).partition(":[")[0]] += 1
+    return found
+
+
+def connections(url: str) -> list[str]:
+    """What the server's connections of this test are at."""
+    name = make_url(url).query["application_name"]
+    with connected(make_url(url)) as other:
+        found = other.execute(
+            f"SELECT state FROM pg_stat_activity WHERE application_name = '{name}' AND pid <> pg_backend_pid()"
+        ).fetchall()
+    return [str(state) for (state,) in found]
+
+
+def check_idle(graph: Any, url: str) -> None:
+    """Nothing is under way, although the graph is open and may keep connections."""
+    gc.collect()
+    assert durable_threads() == []
+    assert not leases._held
+    assert not beats._kept
+    assert not unfinished._open
+    store = graph._stored()
+    assert {thread.lease_owner for thread in store.threads()} <= {None}
+    if url.startswith("sqlite"):
+        with closing(sqlite3.connect(make_url(url).database or "", timeout=0, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")  # nobody has the lock
+    else:
+        deadline = time.monotonic() + PATIENCE
+        while {*connections(url)} - {"idle"} or store._database.pool.checkedout():
+            assert time.monotonic() < deadline, connections(url)
+
+
+def check_nothing_left(url: str, before: Counter[str]) -> None:
+    assert handles() == before
+    deadline = time.monotonic() + PATIENCE
+    while not url.startswith("sqlite") and connections(url):
+        assert time.monotonic() < deadline, "the server still has connections of ours"
+
+
+# --- ways to stop -------------------------------------------------------------------------------
+
+
+def consume(run: Runner, graph: Any, config: Any, how: str) -> None:
+    """The first event, and then the consumer goes, in one of the ways in which one can."""
+    if how == "consumer":
+
+        def fail(event: Any) -> None:
+            raise Gone
+
+        with pytest.raises(Gone):
+            run.watch(fail, graph, {"log": []}, config)
+    elif how == "break":
+        run.each(lambda _: True, graph, "stream", {"log": []}, config)
+    elif run.way == "sync":
+        chunks = graph.stream({"log": []}, config)
+        next(chunks)
+        if how == "thrown":
+            with pytest.raises(Gone):
+                chunks.throw(Gone)
+        elif how == "dropped":
+            del chunks
+    else:
+
+        async def main() -> None:
+            chunks = graph.astream({"log": []}, config)
+            await anext(chunks)
+            if how == "thrown":
+                with pytest.raises(Gone):
+                    await chunks.athrow(Gone)
+            elif how == "dropped":
+                del chunks
+
+        asyncio.run(main())
+
+
+def cancel(run: Runner, graph: Any, config: Any, begun: threading.Event, go: threading.Event) -> None:
+    """Cancel the asyncio task while a node is at work. A plain node cannot be stopped: it is let go a moment later."""
+
+    async def main() -> None:
+        work = asyncio.create_task(graph.ainvoke({"log": []}, config))
+        await until(begun)
+        work.cancel()
+        await asyncio.sleep(0)
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+
+    asyncio.run(main())
+
+
+RAISED = {
+    "error": ValueError,
+    "Ctrl-C": KeyboardInterrupt,
+    "exit": SystemExit,
+    "GeneratorExit": GeneratorExit,
+    "StopIteration": StopIteration,
+    "CancelledError": asyncio.CancelledError,
+}
+GOES = ["break", "consumer", "thrown", "dropped"]
+DRAWN = {"alone": chain, "side by side": wide}
+
+
+@linux
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("how", ["end", *GOES, *RAISED, "cancelled"])
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_left(database_url: str, way: str, how: str, drawn: str) -> None:
+    if how == "cancelled" and way == "sync":
+        pytest.skip("only a task of asyncio can be cancelled")
+    before = handles()
+    calls, config, begun, go = Calls(), new_thread(), threading.Event(), threading.Event()
+    with Runner(way, database_url) as run:
+        special: dict[str, Any] = {"b": calls.failing("b", 1, RAISED[how])} if how in RAISED else {}
+        if how == "cancelled":
+            special["b"] = run.waiting(go, calls.node("b"), lambda *_: begun.set())
+        graph = run.compile(DRAWN[drawn](run, calls, **special))
+        if how == "end":
+            run.invoke(graph, {"log": []}, config)
+        elif how == "cancelled":
+            cancel(run, graph, config, begun, go)
+        elif how in RAISED:
+            with pytest.raises((RAISED[how], RuntimeError, KeyboardInterrupt)):  # PEP 479; asyncio's loop on Ctrl-C
+                run.invoke(graph, {"log": []}, config)
+        else:
+            consume(run, graph, config, how)
+        check_idle(graph, database_url)
+        if how != "end" and run.get_state(graph, config).next:
+            run.invoke(graph, None, config)
+        names = [*"abc"] if drawn == "alone" else [*"abc", "end"]
+        assert run.get_state(graph, config).values["log"] == names
+        assert graph.verify(config).ok
+        check_idle(graph, database_url)
+    check_nothing_left(database_url, before)
+
+
+# --- the end of a program -----------------------------------------------------------------------
+
+LEFT_OPEN = """
+import asyncio, sys
+from tests.test_stopping import several
+graphs = [several(kind).compile(sys.argv[1]) for kind in ("alone", "side by side", "calls", "above")]
+streams = [graph.stream({"log": []}, {"thread_id": graph.name}, stream_mode="tasks") for graph in graphs]
+for stream in streams:
+    for _ in range(3):
+        next(stream)
+
+async def main():
+    graph = several("async").compile(sys.argv[1])
+    streams.append(graph.astream({"log": []}, {"thread_id": "async"}))
+    await anext(streams[-1])
+
+asyncio.run(main())
+"""
+
+
+def several(kind: str) -> StateGraph[State]:
+    """Graphs that have threads of their own while they run, and one that has none."""
+
+    @task
+    def call(number: int) -> str:
+        return str(number)
+
+    def node(state: State) -> dict[str, Any]:
+        calls = [call(number) for number in range(3)] if kind == "calls" else []
+        return {"log": [one.result() for one in calls]}
+
+    builder = StateGraph(State)
+    for name in "abcdef":
+        builder.add_node(name, several("alone").compile() if kind == "above" else node)
+    if kind == "side by side":
+        for name in "abcdef":
+            builder.add_edge(START, name)
+    else:
+        builder.add_edge(START, "a")
+        for first, then in ("ab", "bc", "cd", "de", "ef"):
+            builder.add_edge(first, then)
+    builder.compile = partial(builder.compile, name=kind)  # type: ignore[method-assign]
+    return builder
+
+
+def test_a_program_may_end_with_open_iterators(database_url: str, script: Script) -> None:
+    """They are closed while everything still works: without a word, and no lease is left."""
+    assert finished(script(LEFT_OPEN, database_url)) == ""
+    with Log(database_url) as log:
+        left = {thread.thread_id: (thread.status, thread.lease_owner) for thread in log.threads()}
+    names = {"alone", "side by side", "calls", "above", "async"}
+    assert names < left.keys(), "those above, and of a subgraph"
+    assert {owner for _, owner in left.values()} == {None}
+    assert {status for status, _ in left.values()} <= {"pending", "finished"}
+    for name in names - {"side by side"}:
+        assert left[name] == ("pending", None)
+
+
+NOT_CLOSED = """
+import sys
+from durable_graph.store.sql import SqlStore
+from tests.test_stopping import several
+stream = several("alone").compile(sys.argv[1]).stream({"log": []}, {"thread_id": "t"})
+next(stream)
+
+def refuse(*_):
+    raise OSError("the disk is gone")
+
+SqlStore.change_thread = SqlStore.append = refuse
+"""
+
+
+def test_an_iterator_that_cannot_be_closed_at_the_end_is_a_line_in_the_log(sqlite_url: str, script: Script) -> None:
+    process = script(NOT_CLOSED, sqlite_url)
+    _, error = process.communicate(timeout=60)
+    assert error == "an iterator that was open at the end of the program was not closed: the disk is gone\n"
+
+
+# --- fork() after use ---------------------------------------------------------------------------
+
+FORKED = """
+import os, sys, threading
+from tests.graphs import WAYS, Calls, Runner, wide
+from tests.test_stopping import handles
+for way in WAYS:
+    before = handles()
+    runner = Runner(way, sys.argv[1])
+    graph = runner.compile(wide(runner, Calls()))
+    whole = runner.invoke(graph, {"log": []}, {"thread_id": f"before {way}"})
+    if (child := os.fork()) == 0:
+        assert threading.active_count() == 1
+        assert handles() == before, handles() - before
+        assert runner.invoke(graph, {"log": []}, {"thread_id": f"{way}, in the child"}) == whole
+        graph.close()
+        assert handles() == before, handles() - before
+        sys.exit()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert runner.invoke(graph, {"log": []}, {"thread_id": f"after {way}"}) == whole
+    graph.close()
+    assert handles() == before, handles() - before
+    assert threading.active_count() == 1
+"""
+
+
+@linux
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_fork_after_use_carries_nothing_along(database_url: str, script: Script) -> None:
+    assert finished(script(FORKED, database_url)) == ""
