@@ -479,7 +479,7 @@ def test_what_stands_for_pruned_rows_is_encrypted(run: Runner, tmp_path: Path) -
     assert run.call(graph, "encryption_keys") == {new: 1, old: 2}
     run.stream(graph, {"n": 8}, CONFIG)
     run.call(graph, "prune", keep_last=1)
-    assert old not in graph.encryption_keys()  # it may be given up now
+    assert graph.encryption_keys()[old] == 0  # it may be given up now
     assert run.get_state(run.compile(drawing(run, 9), encryption_key=NEW), CONFIG).values["n"] == 9
 
 
@@ -489,4 +489,4 @@ def test_without_the_key_whole_threads_can_be_pruned(run: Runner) -> None:
     report = run.call(blind, "prune", keep_last=1)
     assert (report.cut, len(report.skipped)) == (0, 1)
     assert "encrypted with the key" in report.skipped[0].reason
-    assert run.call(blind, "prune").threads == 1
+    assert run.call(blind, "prune", older_than=0).threads == 1
