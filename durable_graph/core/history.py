@@ -33,7 +33,8 @@ class Decoder(Protocol):
 
 def decode_body(codec: Decoder, row: Row) -> Body:
     """Raises CorruptCheckpointError, whatever is in the row."""
-    check_columns(row)
+    if (wrong := wrong_columns(row)) is not None:
+        raise _corrupt(row, wrong)
     try:
         body = codec.read(row.body, "row", row.thread_id, row.step)
     except ValueError as error:
@@ -409,7 +410,8 @@ def way_inside(
 def _step_above(store: Store, codec: Decoder, above: str, task: str, thread_id: str, step: int) -> int:
     """Where the graph above stood when its subgraph stood at `step`: at the row that told so, else at the one
     that planned the task."""
-    planned = int(task.partition(".")[0])
+    number = task.partition(".")[0]
+    planned = int(number) if number.isdecimal() else 0
     for row in store.rows(above, after=planned):
         body = decode_body(codec, row)
         if row.parent_step != row.step - 1 or "next" in body:
