@@ -45,6 +45,11 @@ IDLE_READERS = 5  # connections to SQLite that stay open; each has three files
 POOL_SIZE = 8  # connections of one process to Postgres, which allows 100 in all unless told otherwise; ?pool_size=
 
 
+def size_of(found: Any) -> int:
+    """Of bytes. SQLite keeps anything in any column, and what was altered is for readers to refuse."""
+    return len(found) if type(found) in (bytes, str) else 0
+
+
 class Lost(Exception):
     """The connection is gone, not the database: open again and try once more."""
 
@@ -231,6 +236,9 @@ class Database(ABC):
     @abstractmethod
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         """Statements in here need not wait for the results of those before them."""
+
+    def scrub(self) -> None:  # noqa: B027 - on Postgres it is for VACUUM
+        """What was just deleted is not to stay in files, as far as that is in our hands: a WAL of SQLite has copies."""
 
     @abstractmethod
     def tables(self, connection: Any) -> set[str]: ...
@@ -434,6 +442,7 @@ class Sqlite(Database):
         )
         try:
             connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA secure_delete=ON")  # zeros in place of what was deleted
             if self._synchronous != "NORMAL":
                 connection.execute("PRAGMA fullfsync=ON")  # macOS: there a plain fsync stops at the drive's cache
         except BaseException:
@@ -552,6 +561,14 @@ class Sqlite(Database):
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
         return nullcontext()
 
+    def scrub(self) -> None:
+        with self.writer() as connection, suppress(sqlite3.Error):  # what is deleted is deleted
+            connection.execute("PRAGMA busy_timeout=0")  # who reads just now must not hold up all that write
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                connection.execute(f"PRAGMA busy_timeout={int(self._timeout * 1000)}")
+
     # --- reading
 
     def result(self, cursor: Any, sized: int | None) -> list[Any]:
@@ -559,7 +576,7 @@ class Sqlite(Database):
         try:
             for row in cursor:
                 rows.append(row)
-                total += 0 if sized is None else len(row[sized])
+                total += 0 if sized is None else size_of(row[sized])
                 if total >= BATCH_BYTES:
                     break
         finally:
@@ -680,7 +697,8 @@ def _settle_all(connection: sqlite3.Connection, batch: Sequence[Ticket]) -> None
 _POSTGRES_FIXES = {  # by SQLSTATE, or its class
     "25006": "It is read-only, a standby perhaps: name the primary in the URL.",
     "40": "Try again: the database chose this transaction to resolve a conflict.",
-    "42501": "Grant this user SELECT, INSERT, UPDATE and DELETE on the tables.",
+    "42501": "Its rights end there: take a user who may, or grant more. What running graphs needs is printed by "
+    "`durable-graph db grants USER`.",
     "53100": "Make room on the server's disk, then continue; nothing is half written.",
     "53300": "Allow more connections on the server, or run fewer processes.",
 }
