@@ -130,7 +130,8 @@ class Moments:
         store_databases.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
 
     def count_in_postgres(self) -> None:
-        execute, commit, wait = psycopg.Cursor.execute, psycopg.Connection.commit, psycopg.Connection.wait
+        execute, execute_many = psycopg.Cursor.execute, psycopg.Cursor.executemany
+        commit, wait = psycopg.Connection.commit, psycopg.Connection.wait
 
         def is_idle(connection: Any) -> bool:
             return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE)
@@ -138,6 +139,10 @@ class Moments:
         def executing(cursor: Any, sql: Any, *arguments: Any, **more: Any) -> Any:
             with self.around(sql, lambda: is_idle(cursor.connection)):
                 return execute(cursor, sql, *arguments, **more)
+
+        def executing_many(cursor: Any, sql: Any, *arguments: Any, **more: Any) -> Any:
+            with self.around(sql, lambda: is_idle(cursor.connection)):
+                return execute_many(cursor, sql, *arguments, **more)
 
         def committing(connection: Any) -> None:
             with self.around("COMMIT", lambda: True):
@@ -149,6 +154,7 @@ class Moments:
             return wait(connection, generator, *arguments, **more)
 
         psycopg.Cursor.execute = executing  # type: ignore[assignment,method-assign]
+        psycopg.Cursor.executemany = executing_many  # type: ignore[assignment,method-assign]
         psycopg.Connection.commit = committing  # type: ignore[method-assign]
         psycopg.Connection.wait = waiting  # type: ignore[assignment,method-assign]
 
