@@ -219,6 +219,8 @@ def test_a_position_is_the_same_whichever_way_it_is_read(run: Runner, often: boo
             read = facts(load(way, codec, name, step))
             assert {**read, "tail": 0} == {**right, "tail": 0}
             assert read["tail"] == tail
+            bare = history.folded(way, codec, name, step)  # what a stub is made of
+            assert {**facts(bare), "tail": 0} == {**right, "tail": 0}
             along = history._along_parents(way, codec, name, step, None)
             assert {**facts(along), "tail": 0} == {**right, "tail": 0}
 

@@ -373,6 +373,23 @@ def test_on_postgres_a_commit_that_fails_fails_for_those_to_blame(post: SqlStore
     assert steps(post.rows(T)) == [0, 2, 3]
 
 
+def test_on_postgres_a_pipeline_that_loses_count_fails_nobody(post: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As psycopg's does now and then when an error comes with the commit. Whether it was one nobody knows."""
+    begin(post)
+    real, failed = psycopg.Pipeline.__exit__, []
+
+    def exit_(self: Any, *args: Any) -> Any:
+        real(self, *args)
+        if not failed:
+            failed.append(True)
+            raise IndexError("pop from an empty deque")
+
+    monkeypatch.setattr(psycopg.Pipeline, "__exit__", exit_)
+    assert waiting_appends(post, [row(step) for step in range(4)]) == [None] * 4
+    assert failed
+    assert steps(post.rows(T)) == [0, 1, 2, 3]
+
+
 def test_a_fenced_row_does_not_hinder_those_it_waits_with(lite: SqlStore) -> None:
     begin(lite)
     results = waiting_appends(lite, [row(0), row(1, epoch=2), row(2), row(0)])

@@ -791,8 +791,12 @@ class Postgres(Database):
         """One statement for many values, in a single round trip: what is sent until then is a transaction."""
         cursor = connection.cursor()
         sql, _ = batch[0].statements[0]
-        with self.pipeline(connection):
-            cursor.executemany(sql, [ticket.statements[0][1] for ticket in batch], returning=True)
+        try:
+            with self.pipeline(connection):
+                cursor.executemany(sql, [ticket.statements[0][1] for ticket in batch], returning=True)
+        except IndexError as error:  # psycopg lost count of the results, as one more came: the commit has failed
+            connection.close()
+            raise self._driver.OperationalError("a commit has failed in a pipeline") from error
         outcome = [_refused(cursor)]
         while cursor.nextset():
             outcome.append(_refused(cursor))
