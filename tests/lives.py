@@ -13,6 +13,7 @@ At the moment it is told to, the process kills itself. Stories and who answers t
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -301,6 +302,7 @@ def check_end(graph: Any, store: Store, thread: str) -> str:
 
 
 def serve() -> None:
+    gc.freeze()  # else each child would copy what it looks through for garbage
     for line in sys.stdin:
         life = Life(**json.loads(line))
         answer = Path(life.folder) / f"end-{life.number}"
