@@ -7,6 +7,7 @@ already: nothing can be imported any more, and the lease cannot be given back to
 from __future__ import annotations
 
 import atexit
+import inspect
 import logging
 import os
 import weakref
@@ -26,7 +27,9 @@ def add(chunks: Generator[Any], store: Store | None) -> None:
 
 def _end() -> None:
     for chunks, store in list(_open.items()):
-        if not chunks.gi_running:  # else it is another thread's, a daemon, which ends as if it was killed
+        if (
+            inspect.getgeneratorstate(chunks) != inspect.GEN_RUNNING
+        ):  # else it is another thread's, a daemon, which ends as if it was killed
             try:
                 chunks.close()
             except Exception as error:
@@ -39,7 +42,7 @@ def _in_child() -> None:
     _open.clear()  # what came along is the parent's
 
 
-weakref.finalize(_open, id).atexit = False  # those of stores come after us: what is registered first is called last
+weakref.finalize(_open, lambda: None).atexit = False  # what is registered first is called last: those of stores
 atexit.register(_end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)

@@ -13,6 +13,7 @@ At the moment it is told to, the process kills itself. Stories and who answers t
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -130,7 +131,8 @@ class Moments:
         store_databases.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
 
     def count_in_postgres(self) -> None:
-        execute, commit, wait = psycopg.Cursor.execute, psycopg.Connection.commit, psycopg.Connection.wait
+        execute, execute_many = psycopg.Cursor.execute, psycopg.Cursor.executemany
+        commit, wait = psycopg.Connection.commit, psycopg.Connection.wait
 
         def is_idle(connection: Any) -> bool:
             return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE)
@@ -138,6 +140,10 @@ class Moments:
         def executing(cursor: Any, sql: Any, *arguments: Any, **more: Any) -> Any:
             with self.around(sql, lambda: is_idle(cursor.connection)):
                 return execute(cursor, sql, *arguments, **more)
+
+        def executing_many(cursor: Any, sql: Any, *arguments: Any, **more: Any) -> Any:
+            with self.around(sql, lambda: is_idle(cursor.connection)):
+                return execute_many(cursor, sql, *arguments, **more)
 
         def committing(connection: Any) -> None:
             with self.around("COMMIT", lambda: True):
@@ -149,6 +155,7 @@ class Moments:
             return wait(connection, generator, *arguments, **more)
 
         psycopg.Cursor.execute = executing  # type: ignore[assignment,method-assign]
+        psycopg.Cursor.executemany = executing_many  # type: ignore[assignment,method-assign]
         psycopg.Connection.commit = committing  # type: ignore[method-assign]
         psycopg.Connection.wait = waiting  # type: ignore[assignment,method-assign]
 
@@ -295,6 +302,7 @@ def check_end(graph: Any, store: Store, thread: str) -> str:
 
 
 def serve() -> None:
+    gc.freeze()  # else each child would copy what it looks through for garbage
     for line in sys.stdin:
         life = Life(**json.loads(line))
         answer = Path(life.folder) / f"end-{life.number}"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
 
@@ -107,6 +108,15 @@ def test_what_a_node_writes_is_there_when_its_event_is_seen(runner: Runner, ledg
     seen = []
     runner.watch(lambda _: seen.append(ledger.entries), graph, {"n": 0}, CONFIG)
     assert seen == [["a"], ["a", "b"]]
+
+
+def test_nobody_is_warned_of_what_is_right(runner: Runner, ledger: Ledger) -> None:
+    """SQLAlchemy warns of a rollback after the end; as an error that was suppressed, here and nowhere else."""
+    graph = compiled(runner, ("a", writing(runner, "a")), ("b", writing(runner, "b")))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        runner.invoke(graph, {"n": 0}, CONFIG)
+    assert [str(one.message) for one in said if "deassociated" in str(one.message)] == []
 
 
 def test_a_node_that_fails_leaves_nothing_and_writes_once_when_it_is_continued(runner: Runner, ledger: Ledger) -> None:

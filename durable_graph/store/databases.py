@@ -330,6 +330,10 @@ class Database(ABC):
         """Whether the next user can have this connection after an error."""
         return True
 
+    def is_conflict(self, error: BaseException) -> bool:
+        """Whether the same may go well the next time: the database had to choose between two transactions."""
+        return False
+
     @abstractmethod
     def connect(self) -> Connection:
         """A SQLAlchemy connection for a transaction of some length, which `Connection.begin` begins."""
@@ -354,6 +358,12 @@ class Database(ABC):
             error = error.orig or error
         if (ours := self.explain(error)) is not None:
             return ours
+        if exc is not None and isinstance(error, exc.TimeoutError):
+            return self.unavailable(
+                "no connection for a node's transaction has become free in time",
+                "More nodes use runtime.connection at once than ?pool_size= in the URL allows: raise it, or lower"
+                " max_concurrency.",
+            )
         if isinstance(error, Lost) or (exc is not None and isinstance(error, exc.SQLAlchemyError)):
             return self.unavailable(_first_line(error), "Check the database and its URL.")
         return error
@@ -702,6 +712,7 @@ _POSTGRES_FIXES = {  # by SQLSTATE, or its class
     "53100": "Make room on the server's disk, then continue; nothing is half written.",
     "53300": "Allow more connections on the server, or run fewer processes.",
 }
+_CONFLICTS = {"40001", "40003", "40P01"}  # not serializable, unknown whether it was completed, deadlock
 _POSTGRES_SCHEMA_FIXES = {
     "3F000": "The search_path in the URL names no schema that is there: CREATE SCHEMA it.",
     # LangGraph's own store has a table `checkpoints` too.
@@ -752,6 +763,9 @@ class Postgres(Database):
     def is_sound(self, connection: Any) -> bool:
         idle = self._driver.pq.TransactionStatus.IDLE
         return not connection.closed and connection.info.transaction_status == idle
+
+    def is_conflict(self, error: BaseException) -> bool:
+        return isinstance(error, self._driver.Error) and error.sqlstate in _CONFLICTS
 
     def connect(self) -> Connection:
         return self._nodes_engine.connect()

@@ -8,7 +8,9 @@ carries its own fence, and one commit. SQLAlchemy is imported only for a node's 
 from __future__ import annotations
 
 import os
+import random
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -53,11 +55,14 @@ TABLES = ("threads", "checkpoints", "snapshots", "stubs", "signals")
 RESTORED: dict[type, str] = {Row: "restore_row", Stub: "put_stub", Signal: "send"}  # the statements for it
 PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever something is put in
 BATCH_LEASES = 512  # that one statement renews
+CONFLICTS = 6  # so many in a row are nobody's bad luck: after 0.6 s of pauses it is an error
 MAX_STEP = 2**63 - 1  # what a database takes
 BODY = Row._fields.index("body")
 LAST = -1  # where `bodies` has it
 
 Result = TypeVar("Result")
+
+pause: Callable[[float], None] = time.sleep  # a test may set it
 
 
 class SqlStore:
@@ -211,7 +216,8 @@ class SqlStore:
 
     def _restore_again(self, database: Database, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         raise database.unavailable(
-            "the connection was lost while a thread was put back", "Look whether it is there; if not, import it again."
+            "the connection was lost, or given to another transaction, while a thread was put back",
+            "Look whether it is there; if not, import it again.",
         )
 
     def transaction(self) -> SqlTransaction:
@@ -284,8 +290,9 @@ class SqlStore:
     def _remove(self, connection: Any, thread_id: str) -> list[int]:
         return [connection.execute(*one.bind(thread_id=thread_id)).rowcount for one in self._sql.delete]
 
-    # When a connection is lost, nobody knows whether the commit arrived. Then the same is tried again: if that is
-    # refused although exactly this is stored, it was the first attempt that stored it.
+    # When a connection is lost, or a distributed database gives up in the midst of a commit, nobody knows whether the
+    # commit arrived. Then the same is tried again: if that is refused although exactly this is stored, it was the first
+    # attempt that stored it.
 
     def _append_one_again(self, database: Database, row: Row) -> None:
         self._append_all_again(database, [row], None, None, ())
@@ -455,19 +462,24 @@ class SqlStore:
     # --- opening and closing
 
     def _run(self, work: Callable[..., Result], *arguments: Any, again: Callable[..., Result] | None = None) -> Result:
-        """`work` on the open database; if the connection was lost, `again` (or the same) on a fresh one."""
-        database = self._database or self._open()
-        try:
-            return work(database, *arguments)
-        except Lost:
-            self._discard(database)
-        except Exception as error:
-            database.raise_ours(error)
-        database = self._open()
-        try:
-            return (again or work)(database, *arguments)
-        except Exception as error:
-            database.raise_ours(error)
+        """`work` on the open database. If the connection was lost, `again` (or the same) on a fresh one, once; if the
+        database chose this transaction to give way to another one, the same some times more."""
+        conflicts, losses = 0, 0
+        while True:
+            database = self._database or self._open()
+            try:
+                return work(database, *arguments)
+            except Lost as error:
+                self._discard(database)
+                losses += 1
+                if losses > 1:
+                    database.raise_ours(error)
+            except Exception as error:
+                conflicts += 1
+                if conflicts > CONFLICTS or not database.is_conflict(error):
+                    database.raise_ours(error)
+                pause(random.uniform(0.5, 1.5) * 0.005 * 2**conflicts)  # both, at the same time, would meet again
+            work = again or work
 
     def _open(self) -> Database:
         with self._opening:
@@ -578,7 +590,8 @@ class SqlTransaction:
         if self.connection.closed:
             return  # and its driver's connection is somebody else's by now
         with suppress(Exception):  # a lost connection cannot, and the database does it by itself then
-            self._transaction.rollback()
+            if self._transaction.is_active:  # else it is committed, or SQLAlchemy has given up on it
+                self._transaction.rollback()
         with suppress(Exception):
             self._driver.rollback()  # also after a commit that was refused, which SQLAlchemy leaves open
         with suppress(Exception):
