@@ -28,7 +28,7 @@ from durable_graph.core.effects import Recorded
 from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
-from durable_graph.core.run import Call, Effects, fork
+from durable_graph.core.rows import Call, Effects, fork
 from durable_graph.core.schema import Schema, json_schema, model_of
 from durable_graph.core.times import iso
 from durable_graph.drivers import adrive, aiterate, drive, in_thread

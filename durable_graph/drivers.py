@@ -48,10 +48,10 @@ from durable_graph.core.effects import (
     Sent,
     Spawned,
 )
-from durable_graph.core.job import Steps
 from durable_graph.core.model import TimeoutPolicy, seconds_of
-from durable_graph.core.run import Effects
+from durable_graph.core.rows import Effects
 from durable_graph.core.schema import is_coroutine
+from durable_graph.core.task import Steps
 from durable_graph.crew import Crew, Work
 from durable_graph.errors import CallError, NodeTimeoutError, StoreError
 from durable_graph.store import Store, Transaction

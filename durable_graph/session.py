@@ -26,7 +26,8 @@ from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph
 from durable_graph.core.position import Child
 from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
-from durable_graph.core.run import Call, Effects, Run
+from durable_graph.core.rows import Call, Effects
+from durable_graph.core.run import Run
 from durable_graph.core.runtime import Runtime
 from durable_graph.drivers import Show, adrive, drive, ended
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand

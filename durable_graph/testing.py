@@ -32,15 +32,15 @@ from typing import Any, NamedTuple, TypedDict, Unpack, cast
 
 from durable_graph import drivers
 from durable_graph.compiled import CompiledGraph
-from durable_graph.core import run as engine
+from durable_graph.core import jobs as engine
 from durable_graph.core.channels import MISSING, detached
 from durable_graph.core.difference import first_difference
 from durable_graph.core.effects import Job
 from durable_graph.core.history import load
-from durable_graph.core.job import Steps
 from durable_graph.core.model import Command, Graph, Interrupt, Wait
 from durable_graph.core.position import Position
 from durable_graph.core.schema import is_coroutine
+from durable_graph.core.task import Steps
 from durable_graph.core.times import seconds
 from durable_graph.errors import ArgumentError, CallError
 from durable_graph.graph import StateGraph

@@ -12,7 +12,7 @@ from typing import Any
 
 from durable_graph.core.effects import Ask, Cancel, Emit, Finished, Job, Next, Now, Rest, Save, Sent
 from durable_graph.core.projection import Emission
-from durable_graph.core.run import Effects
+from durable_graph.core.rows import Effects
 from durable_graph.drivers import run_job
 from durable_graph.store import Store
 

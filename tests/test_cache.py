@@ -44,7 +44,8 @@ from durable_graph.cache import Forgiving
 from durable_graph.core.caching import Caching
 from durable_graph.core.channels import message_field
 from durable_graph.core.history import load
-from durable_graph.core.run import Call, Run
+from durable_graph.core.rows import Call
+from durable_graph.core.run import Run
 from durable_graph.store import Cache
 from durable_graph.store.memory import MemoryStore
 from durable_graph.store.sql import PURGE_ROWS, SqlStore

@@ -34,8 +34,9 @@ from durable_graph import (
     interrupt,
     task,
 )
-from durable_graph.core import run as engine
-from durable_graph.core.run import Call, Run
+from durable_graph.core import rows as engine
+from durable_graph.core.rows import Call
+from durable_graph.core.run import Run
 from durable_graph.store.memory import MemoryStore
 from tests.graphs import Calls, Runner, State, at, chain, new_thread, nodes_of, wide
 from tests.simulator import Died, Simulator

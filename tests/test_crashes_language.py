@@ -44,7 +44,8 @@ from durable_graph.core.history import load
 from durable_graph.core.model import Wait
 from durable_graph.core.position import Position
 from durable_graph.core.projection import Shaper
-from durable_graph.core.run import Call, Run
+from durable_graph.core.rows import Call
+from durable_graph.core.run import Run
 from durable_graph.core.times import seconds
 from durable_graph.core.verify import verify
 from durable_graph.drivers import run_job

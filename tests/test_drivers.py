@@ -16,7 +16,8 @@ from durable_graph import START, Send, StateGraph
 from durable_graph.codec import Codec
 from durable_graph.core.effects import Finished, Job
 from durable_graph.core.model import Task
-from durable_graph.core.run import Call, Run
+from durable_graph.core.rows import Call
+from durable_graph.core.run import Run
 from durable_graph.drivers import Offload, _Threads
 from durable_graph.store import Row
 from durable_graph.store.memory import MemoryStore

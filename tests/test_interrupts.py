@@ -34,7 +34,8 @@ from durable_graph import (
     UnstorableValueError,
     interrupt,
 )
-from durable_graph.core.run import Call, Run
+from durable_graph.core.rows import Call
+from durable_graph.core.run import Run
 from durable_graph.store.memory import MemoryStore
 from tests.graphs import MODES, WAYS, Calls, Runner, State, at, chain, new_thread, wide
 from tests.simulator import Died, Simulator

@@ -43,7 +43,7 @@ from durable_graph import (
     leases,
 )
 from durable_graph.codec import Codec
-from durable_graph.core import run as engine
+from durable_graph.core import rows as engine
 from durable_graph.core.history import load
 from durable_graph.core.position import Position
 from durable_graph.core.projection import open_interrupts

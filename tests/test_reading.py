@@ -15,7 +15,7 @@ import pytest
 from durable_graph import START, CorruptCheckpointError, Log, Overwrite, StateGraph, add_messages
 from durable_graph.codec import Codec
 from durable_graph.core import history
-from durable_graph.core import run as engine
+from durable_graph.core import rows as engine
 from durable_graph.core.channels import Values
 from durable_graph.core.history import barriers, load
 from durable_graph.core.position import Position

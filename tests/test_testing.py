@@ -31,7 +31,7 @@ from durable_graph import (
     interrupt,
     task,
 )
-from durable_graph.core import run as engine
+from durable_graph.core import jobs as engine
 from durable_graph.errors import ThreadWaitingError
 from durable_graph.testing import CrashReport, acheck_crashes, check_crashes, clock, crash_point, memory
 from tests.graphs import durable_threads

@@ -31,8 +31,8 @@ from unittest import mock
 import psycopg
 
 from durable_graph import codec, drivers
-from durable_graph.core import projection
-from durable_graph.core import run as engine
+from durable_graph.core import projection, rows
+from durable_graph.core.run import Run
 from durable_graph.store import sql
 from tests.benchmarks import bare, ours
 from tests.benchmarks.contests import Bench
@@ -42,7 +42,7 @@ from tests.benchmarks.works import Names, counter
 # Where each part is entered: owner and name of a function, of a generator function with `steps`.
 ENTRANCES: Sequence[tuple[str, Any, str]] = (
     ("encode", codec.Codec, "encode"),
-    ("hash", engine, "row_hash"),
+    ("hash", rows, "row_hash"),
     ("store", sql.SqlStore, "append"),
     ("yield", projection.Shaper, "show"),
     ("call", drivers, "run_job"),
@@ -161,8 +161,8 @@ def _wrapped(watch: Stopwatch) -> Iterator[None]:
     with ExitStack() as stack:
         for part, owner, name in ENTRANCES:
             stack.enter_context(mock.patch.object(owner, name, watch.around(part, getattr(owner, name))))
-        steps = watch.around_steps("plan", engine.Run.steps)
-        stack.enter_context(mock.patch.object(engine.Run, "steps", steps))
+        steps = watch.around_steps("plan", Run.steps)
+        stack.enter_context(mock.patch.object(Run, "steps", steps))
         stack.enter_context(mock.patch("sqlite3.connect", lambda *a, **k: connect(*a, factory=connection, **k)))
         yield
 
