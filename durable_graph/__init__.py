@@ -33,6 +33,7 @@ from durable_graph.errors import (
     DrawingError,
     DurableGraphError,
     EmptyInputError,
+    EncryptionKeyError,
     ExportError,
     FencedError,
     GraphBubbleUp,
@@ -51,11 +52,13 @@ from durable_graph.errors import (
     ThreadExistsError,
     ThreadNotFoundError,
     ThreadWaitingError,
+    TooLargeError,
     UnknownInterruptError,
     UnstorableValueError,
 )
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
+from durable_graph.limits import Limits
 from durable_graph.log import Log, verify_export
 from durable_graph.messages import MessagesState, add_messages, push_message
 from durable_graph.prune import Pruned
@@ -81,6 +84,7 @@ __all__ = [
     "DrawingError",
     "DurableGraphError",
     "EmptyInputError",
+    "EncryptionKeyError",
     "Entry",
     "ExportError",
     "FencedError",
@@ -93,6 +97,7 @@ __all__ = [
     "Interrupt",
     "InvalidUpdateError",
     "IsLastStep",
+    "Limits",
     "Log",
     "MessagesState",
     "MigrationError",
@@ -125,6 +130,7 @@ __all__ = [
     "ThreadNotFoundError",
     "ThreadWaitingError",
     "TimeoutPolicy",
+    "TooLargeError",
     "TypeHook",
     "UnknownInterruptError",
     "Unregistered",

@@ -58,6 +58,7 @@ import copy
 import dataclasses
 import datetime
 import enum
+import hashlib
 import inspect
 import io
 import math
@@ -72,16 +73,20 @@ import zoneinfo
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Context, Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeAlias, TypeVar
 
 import orjson
 
-from durable_graph.errors import ArgumentError, UnstorableValueError
+from durable_graph.errors import ArgumentError, EncryptionKeyError, TooLargeError, UnstorableValueError
+from durable_graph.limits import MAX_DEPTH, Limits
 
 FORMAT_VERSION = 1
+SEALED = b"\0dg\1"  # what encrypted bytes begin with, and no JSON does
+SHORTEST = 52  # bytes of what was encrypted
 
-# Levels of the JSON that is written; a tag makes one or two. orjson writes 254 and leaves some for the engine's.
-MAX_DEPTH = 200
+# Where bytes are stored: ("row" or "state", thread_id, step), ("signal", thread_id, id, name) or ("cache", namespace,
+# key). What is encrypted can be read there only.
+Place: TypeAlias = tuple[str | int, ...]
 
 _Json = Any  # what orjson writes as it is meant
 _Parts = dict[str, Any]  # the keys of a tagged object apart from "$" and "t"
@@ -89,6 +94,26 @@ _Parts = dict[str, Any]  # the keys of a tagged object apart from "$" and "t"
 
 class MalformedBytesError(ValueError):
     """The bytes are not what a codec writes."""
+
+
+class KeyIsMissing(Exception):
+    """What is encrypted needs a key that is not here: its id, and those of the keys that are."""
+
+    def __init__(self, key: str, known: Iterable[str] = ()) -> None:
+        super().__init__(key)
+        self.key, self.known = key, tuple(known)
+
+
+class Seal(Protocol):
+    """What encrypts: see `encryption.py`."""
+
+    def seal(self, data: bytes, place: Place) -> bytes: ...
+
+    def open(self, data: bytes, place: Place) -> bytes: ...
+
+    def digest(self, data: bytes) -> str: ...
+
+    def ids(self) -> tuple[str, ...]: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -151,9 +176,15 @@ def without_doubles(types: Iterable[Storable]) -> list[Storable]:
 
 
 class Codec:
-    """Encodes and decodes values, knowing the builtin types and those registered with it."""
+    """Encodes and decodes values, knowing the builtin types and those registered with it.
 
-    def __init__(self, types: Iterable[Storable] = ()) -> None:
+    `encode` and `decode` are the bytes of a value. `write` and `read` are what a database gets to see of them: the
+    same bytes, or encrypted. Whatever is to be stored goes through these two.
+    """
+
+    def __init__(self, types: Iterable[Storable] = (), seal: Seal | None = None, limits: Limits | None = None) -> None:
+        self.seal = seal  # None: what is stored is not encrypted
+        self.limits = limits or Limits()
         self._reader = _Reader({})
         self._fast = _Writer(_PLAIN, _LOWER, _BY_TYPE)
         self._careful = _Writer(_SMALL, {**_LOWER, **_LOWER_CAREFULLY}, _BY_TYPE)
@@ -209,10 +240,11 @@ class Codec:
 
         `spare` levels (up to 40) are not counted as nesting: those the caller puts around the user's values.
         """
+        depth = MAX_DEPTH - self.limits.nesting - spare
         try:
-            return orjson.dumps(self._fast.lower(value, -spare))
+            return orjson.dumps(self._fast.lower(value, depth))
         except TypeError:  # orjson's: a lone surrogate or an int beyond 64 bits; _Refused: to be explained
-            return self._encode_carefully(value, path, -spare)
+            return self._encode_carefully(value, path, depth)
 
     def _encode_carefully(self, value: Any, path: str, depth: int) -> bytes:
         try:
@@ -221,6 +253,8 @@ class Codec:
             place, culprit, refusal = _locate(self._careful, value, error, depth)
             facts = {"path": path + place or "The value", "type": _type_name(type(culprit))}
             problem, fix = refusal.args if isinstance(refusal, _Refused) else (str(refusal), _DESCRIBE)
+            if refusal.args == _TOO_DEEP:
+                problem = f"it is nested deeper than {self.limits.nesting} levels"
             raise UnstorableValueError(**facts, problem=problem, fix=fix) from refusal.__cause__
 
     def canonical(self, value: Any) -> bytes:
@@ -243,7 +277,54 @@ class Codec:
 
     def watching(self) -> Watch:
         """To decode with, where it matters whether there were placeholders."""
-        return Watch(self._reader)
+        return Watch(self._reader, self.seal)
+
+    # --- what is stored
+
+    def like(self, other: Codec) -> Codec:
+        """This codec with the encryption and the limits of another: for the same database."""
+        if self.seal is other.seal and self.limits is other.limits:
+            return self
+        twin = copy.copy(self)
+        twin.seal, twin.limits = other.seal, other.limits
+        return twin
+
+    def write(self, value: Any, *place: str | int, spare: int = 0) -> bytes:
+        """The bytes to store at this place. Raises what `encode` does."""
+        data = self.encode(value, spare=spare)
+        return data if self.seal is None else self.seal.seal(data, place)
+
+    def read(self, data: bytes, *place: str | int, strict: bool = False) -> Any:
+        """The value of what `write` made for this place; also if there was no encryption then.
+
+        Raises EncryptionKeyError if the key is not here; MalformedBytesError for anything that was not written here.
+        """
+        if self.seal is None and not strict:
+            return _read_plain(self._reader, data, place)
+        return self.decode(_opened(self.seal, data, place) if _is_sealed(data) else data, strict=strict)
+
+    def digest(self, data: bytes) -> str:
+        """A short name for these bytes, which does not tell them: with encryption not even to somebody who guesses."""
+        return hashlib.sha256(data).hexdigest() if self.seal is None else self.seal.digest(data)
+
+    def check_size(self, size: int, value: Any, where: str, **facts: Any) -> None:
+        """Refuse what is larger than a row may be: `size` bytes, of which `value` is the last to come."""
+        most = self.limits.row_bytes
+        if size > most:
+            path, part = self._largest(value, len(self.encode(value, spare=40)))
+            raise TooLargeError(where=where, path=path or "it", size=part, row=size, limit=most, **facts)
+
+    def _largest(self, value: Any, size: int) -> tuple[str, int]:
+        """Where in a value most of its bytes are: as far down as more than half of them are in one place."""
+        path = ""
+        while type(value) in (dict, list, tuple):
+            parts = value.items() if type(value) is dict else enumerate(value)
+            sizes = [(len(self.encode(part, spare=40)), label, part) for label, part in parts]
+            most, label, part = max(sizes, key=lambda found: found[0], default=(0, None, None))
+            if 2 * most <= size:
+                break
+            path, size, value = f"{path}[{_label(label)}]", most, part
+        return path, size
 
     def placeholder_in(self, value: Any, path: str = "") -> tuple[str, Unregistered] | None:
         """The first placeholder in a value and where it is; None if there is none."""
@@ -262,12 +343,54 @@ class Watch:
     Whoever goes on with what was read looks for placeholders only if there were any: looking costs a walk.
     """
 
-    def __init__(self, reader: _Reader) -> None:
+    def __init__(self, reader: _Reader, seal: Seal | None) -> None:
         self.met: set[str] = set()
         self._reader = _Reader(reader.names, self.met)
+        self._seal = seal
 
     def decode(self, data: bytes) -> Any:
         return self._reader.read(data)
+
+    def read(self, data: bytes, *place: str | int) -> Any:
+        if self._seal is None:
+            return _read_plain(self._reader, data, place)
+        return self._reader.read(_opened(self._seal, data, place) if _is_sealed(data) else data)
+
+
+def _read_plain(reader: _Reader, data: bytes, place: Place) -> Any:
+    """What is encrypted is no JSON: so those who do without encryption need not look for it first."""
+    try:
+        return reader.read(data)
+    except MalformedBytesError:
+        if _is_sealed(data):
+            _opened(None, data, place)  # raises
+        raise
+
+
+def _is_sealed(data: Any) -> bool:
+    return type(data) is bytes and data[:4] == SEALED  # in a database that was altered, anything may stand anywhere
+
+
+def _opened(seal: Seal | None, data: bytes, place: Place) -> bytes:
+    if len(data) < SHORTEST:
+        raise MalformedBytesError("what was encrypted is cut short")
+    try:
+        if seal is None:
+            raise KeyIsMissing(data[4:12].hex())
+        return seal.open(data, place)
+    except KeyIsMissing as missing:
+        here = f"those given have the ids {', '.join(missing.known)}" if missing.known else "no key was given"
+        raise EncryptionKeyError(where=told(place), key=missing.key, have=here, place=place) from None
+
+
+def told(place: Place) -> str:
+    """A place, for messages."""
+    kind, *rest = place
+    if kind == "cache":
+        return "A value in the cache"
+    if kind == "signal":
+        return f"The signal {rest[2]!r} of thread {rest[0]!r}"
+    return f"{'Step' if kind == 'row' else 'The snapshot at step'} {rest[1]} of thread {rest[0]!r}"
 
 
 # --- writing: from values to plain JSON values ------------------------------------------------
@@ -520,10 +643,14 @@ class _Reader:
         self.met = met  # where to note the names of placeholders
 
     def read(self, data: bytes) -> Any:
+        if type(data) is not bytes:
+            raise MalformedBytesError(f"a {type(data).__name__}, not bytes")
         try:
             doc = orjson.loads(data)
         except ValueError as error:
             raise MalformedBytesError(f"not JSON: {error}") from None
+        if len(data) > 2 * 254 and data.count(b"[") + data.count(b"{") > 254 and _deeper_than(doc, 254):
+            raise MalformedBytesError("nested deeper than anything that is written")
         if b'"$"' not in data and b"\\u0024" not in data:
             return doc
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import math
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from durable_graph.core.address import Place, places
 from durable_graph.core.caching import node_namespace
 from durable_graph.core.chain import Key
 from durable_graph.core.channels import Channel, detached
-from durable_graph.core.config import CallConfig, merged
+from durable_graph.core.config import CallConfig, merged, read_config
 from durable_graph.core.effects import Recorded
 from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
@@ -37,6 +38,7 @@ from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
 from durable_graph.store import Cache, Signal, Store
 
+log = logging.getLogger("durable_graph")
 StateT = TypeVar("StateT")
 
 
@@ -57,7 +59,7 @@ class CompiledGraph(Log, Generic[StateT]):
         cache: Cache | bool | None = None,
         debug: bool = False,
     ) -> None:
-        super().__init__(False if store is None else store, key=key)
+        super().__init__(False if store is None else store, key=key, encryption_key=())
         self._graph = graph
         self._codec = codec
         self._config = config
@@ -347,28 +349,38 @@ class CompiledGraph(Log, Generic[StateT]):
         """Send a signal to a thread, for `runtime.wait_for(name)`. Kept until a task takes it; durable when it returns.
 
         It wakes nobody by itself: continue the thread with stream(None, config) if no run is under way.
-        Raises ThreadNotFoundError; UnstorableValueError.
+        Raises ThreadNotFoundError; UnstorableValueError; TooLargeError.
         """
         store, thread_id = self._stored(), str(self._named(config).thread_id)
         self._existing(store, thread_id)
         if not isinstance(name, str):
             raise ArgumentError(argument="name", problem=f"{name!r} is no name of a signal", fix="Give a text.")
         sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
-        store.send(Signal(thread_id, sent, name, self._codec.encode(value)))
+        data = self._codec.write(value, "signal", thread_id, sent, name)
+        self._codec.check_size(len(data), value, f"The signal {name!r} of thread {thread_id!r}", thread_id=thread_id)
+        store.send(Signal(thread_id, sent, name, data))
 
     async def asignal(self, config: Config, name: str, value: Any = None) -> None:
         """`signal` for asyncio."""
         await in_thread(lambda: self.signal(config, name, value))
 
-    def delete_thread(self, thread_id: str) -> None:
-        """Remove a thread with all its rows. Raises ThreadNotFoundError if there is none."""
+    def delete_thread(self, thread_id: str, *, actor: str | None = None) -> None:
+        """Remove a thread with all its rows, and those of its subgraphs. Raises ThreadNotFoundError if there is none.
+
+        actor: who does it. Of the thread nothing stays, so that is told in a record of the logger "durable_graph"; by
+        default it is config["metadata"]["actor"] of `with_config`. See the README for what backups and a database's own
+        files keep.
+        """
         store = self._stored()
+        given = {} if actor is None else {"metadata": {"actor": actor}}
+        actor = read_config(given, self._config).metadata.get("actor")
         if not store.delete(thread_id):
             raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
+        log.info("thread %r was deleted%s", thread_id, f" by {actor!r}" if actor else "")
 
-    async def adelete_thread(self, thread_id: str) -> None:
+    async def adelete_thread(self, thread_id: str, *, actor: str | None = None) -> None:
         """`delete_thread` for asyncio."""
-        await in_thread(lambda: self.delete_thread(thread_id))
+        await in_thread(lambda: self.delete_thread(thread_id, actor=actor))
 
     # --- the cache ----------------------------------------------------------------------------
 
@@ -503,7 +515,8 @@ class CompiledGraph(Log, Generic[StateT]):
     def _update_session(self, config: Config, updates: Sequence[StateUpdate], wait: float | None) -> Session:
         self._stored()
         given, shaper = self._named(config), Shaper(())
-        parts = replace(self._graph_at(given.ns)._parts, store=self._store, key=self._key)
+        there = self._graph_at(given.ns)._parts
+        parts = replace(there, store=self._store, codec=there.codec.like(self._codec), key=self._key)
         show = lambda it: [it] if isinstance(it, Recorded) else []  # noqa: E731
         return Session(parts, given, shaper, show, {"wait": wait}, updates=updates)
 
@@ -569,10 +582,11 @@ class CompiledGraph(Log, Generic[StateT]):
 
     def _fork_effects(self, config: Config, to: str) -> Effects:
         given = self._named(config)
+        self._codec.limits.check_id(to, "to")
         run_id = str(uuid.uuid4())
         call = Call(thread_id=to, run_id=run_id, step=given.step, recorded=given.recorded())
         graph = self._graph_at(given.ns)
-        return fork(graph._graph, graph._codec, self._key, call, self._thread(config))
+        return fork(graph._graph, graph._codec.like(self._codec), self._key, call, self._thread(config))
 
     def _view_of(self, ns: tuple[str, ...]) -> View:
         graph: CompiledGraph[Any] = self

@@ -7,6 +7,7 @@ The first split is who has to act; each message says what happened, where, and w
     ├── NodeCodeError                            whoever wrote the node, reducer or router
     │   ├── InvalidUpdateError
     │   ├── UnstorableValueError (TypeError)
+    │   │   └── TooLargeError
     │   ├── MutatedInputError (RuntimeError)
     │   ├── NodeTimeoutError
     │   └── RoutingError
@@ -27,6 +28,7 @@ The first split is who has to act; each message says what happened, where, and w
         ├── StoreUnavailableError
         ├── SchemaError
         ├── FencedError
+        ├── EncryptionKeyError
         └── CorruptCheckpointError
 
 Not errors but signals, raised by what a node calls and meant for the engine:
@@ -86,6 +88,12 @@ class InvalidUpdateError(NodeCodeError):
 
 class UnstorableValueError(NodeCodeError, TypeError):
     """{path} holds a {type}, which cannot be stored faithfully: {problem}. {fix}"""
+
+
+class TooLargeError(UnstorableValueError):
+    """{where}: {path} takes {size:,} bytes of a row of {row:,}, and a row may have {limit:,}. It was not written. Keep
+    what is large in a file and its name in the state, or raise the limit:
+    compile(limits=Limits(row_bytes=...))."""
 
 
 class MutatedInputError(NodeCodeError, RuntimeError):
@@ -181,6 +189,11 @@ class SchemaError(StoreError):
 class FencedError(StoreError):
     """Step {step} of thread {thread_id!r} was not written: another runner has taken over the thread
     (this one had epoch {epoch}). Nothing was lost; read on with graph.replay(config)."""
+
+
+class EncryptionKeyError(StoreError):
+    """{where} is encrypted with the key {key}, and {have}. The log is whole: give that key too, behind the newest one,
+    with compile(encryption_key=[new, old]) or DURABLE_GRAPH_ENCRYPTION_KEY=new,old."""
 
 
 class CorruptCheckpointError(StoreError):

@@ -31,8 +31,10 @@ from durable_graph.core.position import Position, Stand, Update
 from durable_graph.core.projection import View
 from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.drivers import in_thread
+from durable_graph.encryption import EncryptionKey
 from durable_graph.errors import DrawingError
-from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse
+from durable_graph.limits import Limits
+from durable_graph.log import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
 from durable_graph.messages import message_types
 from durable_graph.store import Cache, Store
 
@@ -125,8 +127,9 @@ class entrypoint:
     last run on the thread returned, or saved with `entrypoint.final`), `config`, `runtime` and `writer`. What it
     calls through `@task` functions is recorded; it may call `interrupt`. The decorated function is a CompiledGraph.
 
-    checkpointer, cache: as for `StateGraph.compile`. cache_policy: of the workflow's own result, by its input, and by
-    `previous` if it asks for that. context_schema: for readers; nothing checks it. store: there is none.
+    checkpointer, cache, types, key, encryption_key, limits: as for `StateGraph.compile`. cache_policy: of the
+    workflow's own result, by its input, and by `previous` if it asks for that. context_schema: for readers; nothing
+    checks it. store: there is none.
     """
 
     final = _Final
@@ -144,6 +147,8 @@ class entrypoint:
         name: str | None = None,
         types: Iterable[Storable] = (),
         key: Key = None,
+        encryption_key: EncryptionKey = None,
+        limits: Limits | None = None,
     ) -> None:
         refuse("entrypoint()", store=(store, NO_STORE))
         self._checkpointer = checkpointer
@@ -155,6 +160,8 @@ class entrypoint:
         self._timeout = policy_of(timeout)
         self._types = types
         self._key = key
+        self._encryption_key = encryption_key
+        self._limits = limits
 
     def __call__(self, function: Callable[..., Any]) -> CompiledGraph[Any]:
         name = self._name or function.__name__
@@ -172,7 +179,7 @@ class entrypoint:
         return Workflow(
             graph,
             store,
-            Codec([*RECORDED, *types]),
+            Codec([*RECORDED, *types], open_encryption(self._encryption_key), self._limits),
             self._key,
             inherits=inherited(self._checkpointer),
             types=types,

@@ -32,8 +32,10 @@ from durable_graph.core.model import (
 )
 from durable_graph.core.position import DEFAULT_HANDLER, HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
+from durable_graph.encryption import EncryptionKey
 from durable_graph.errors import DrawingError
-from durable_graph.log import NO_STORE, inherited, open_cache, open_store, refuse
+from durable_graph.limits import Limits
+from durable_graph.log import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
 from durable_graph.messages import decided, message_types
 from durable_graph.store import Cache, Store
 
@@ -279,6 +281,8 @@ class StateGraph(Generic[StateT]):
         transformers: None = None,
         types: Iterable[Storable] = (),
         key: Key = None,
+        encryption_key: EncryptionKey = None,
+        limits: Limits | None = None,
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
         strict: bool = False,
@@ -299,6 +303,11 @@ class StateGraph(Generic[StateT]):
             known without saying, and langchain-core's messages where the application has imported them.
         key: makes the hash chain an HMAC; by default the environment variable DURABLE_GRAPH_KEY, else none. Several,
             to change it: the first signs what is new, any of them may have signed what there is.
+        encryption_key: encrypts what is stored, as the README's "Encryption" tells: 32 bytes, or their base64 text; by
+            default the environment variable DURABLE_GRAPH_ENCRYPTION_KEY, else none. Several, to change it: what is new
+            is written with the first, what there is may need any of them. Or a function that returns them, called at
+            first use and when a key is missing. Subgraphs use that of the graph above.
+        limits: of what may be written: see Limits. Subgraphs have those of the graph above.
         aliases: for threads that began on an older drawing, {old name: name now} of nodes, keys of the state,
             reducers ("name()") and types ("module:Class"). What is pending and what the state holds goes on under
             the new name; the rows that there are keep the old one.
@@ -331,7 +340,7 @@ class StateGraph(Generic[StateT]):
             graph = replace(graph, nodes={name: replace(node, strict=True) for name, node in graph.nodes.items()})
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
         known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
-        codec = Codec([*RECORDED, *known])
+        codec = Codec([*RECORDED, *known], open_encryption(encryption_key), limits)
         _check_aliases(graph, codec)
         opened, inherits = open_store(checkpointer), inherited(checkpointer)
         return CompiledGraph(

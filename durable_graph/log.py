@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Self
 
-from durable_graph.codec import Codec, Storable
+from durable_graph.codec import SEALED, Codec, Storable
 from durable_graph.core.address import Place, thread_of, way_down
 from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig, read_config
@@ -25,6 +25,7 @@ from durable_graph.core.position import Child, Later, Position, Stand
 from durable_graph.core.projection import ANNOUNCED, Address, Shaper, View, empty_snapshot, snapshot_of
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, aiterate, in_thread
+from durable_graph.encryption import VARIABLE, Encryption, EncryptionKey, read_encryption
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
 from durable_graph.prune import Pruned, prune, rule_of
@@ -47,6 +48,11 @@ def open_store(checkpointer: str | Store | bool | None) -> Store | None:
     if not isinstance(checkpointer, str):
         return checkpointer
     return SqlStore(checkpointer)
+
+
+def open_encryption(given: EncryptionKey) -> Encryption | None:
+    """What `compile(encryption_key=...)` means."""
+    return read_encryption(given, os.environ.get(VARIABLE))
 
 
 def open_cache(cache: Cache | str | bool | None, checkpointer: Any) -> Cache | bool | None:
@@ -88,7 +94,8 @@ class Log:
     url: a SQLAlchemy URL of SQLite or Postgres; None: $DURABLE_GRAPH_URL, else durable_graph.db in the working
     directory. types: dataclasses, pydantic models, enums, named tuples and TypeHooks to read back as themselves.
     key: of the hash chain, if it has one; several, if it was changed, the newest first. By default
-    $DURABLE_GRAPH_KEY, which separates several with commas.
+    $DURABLE_GRAPH_KEY, which separates several with commas. encryption_key: as for `compile`, by default
+    $DURABLE_GRAPH_ENCRYPTION_KEY; verifying, exporting and importing need none.
     """
 
     def __init__(
@@ -97,9 +104,10 @@ class Log:
         *,
         types: Iterable[Storable] = (),
         key: Key = None,
+        encryption_key: EncryptionKey = None,
     ) -> None:
         self._store = open_store(url)
-        self._codec = Codec([*RECORDED, *types, *message_types()])
+        self._codec = Codec([*RECORDED, *types, *message_types()], open_encryption(encryption_key))
         self._keys = read_keys(key, os.environ.get("DURABLE_GRAPH_KEY"))
         self._key = self._keys[0] if self._keys else None  # what is new is signed with it
         self._config: Config | None = None
@@ -430,6 +438,25 @@ class Log:
     async def aimport_thread(self, lines: Iterable[str]) -> Report:
         """`import_thread` for asyncio."""
         return await in_thread(lambda: self.import_thread(lines))
+
+    def encryption_keys(self) -> dict[str | None, int]:
+        """How many values in the database are encrypted with which key, by the keys' ids; under None those that are not
+        encrypted. The keys that this log has come first, newest first, also those that nothing needs (any more).
+
+        A key that is not among them, or with 0 values, may be given up. Needs no key; reads the whole database.
+        """
+        found = self._stored().heads(SEALED, len(SEALED) + 8)
+        used = {None if head is None else head[len(SEALED) :].hex(): count for head, count in found.items()}
+        return {**dict.fromkeys(self.encryption_key_ids, 0), **used}
+
+    @property
+    def encryption_key_ids(self) -> tuple[str, ...]:
+        """Of the keys that were given, newest first. An id does not tell the key."""
+        return self._codec.seal.ids() if self._codec.seal is not None else ()
+
+    async def aencryption_keys(self) -> dict[str | None, int]:
+        """`encryption_keys` for asyncio."""
+        return await in_thread(self.encryption_keys)
 
     def prune(
         self,

@@ -23,11 +23,17 @@ from typing import NamedTuple
 from durable_graph import drivers, leases
 from durable_graph.codec import Codec
 from durable_graph.core.chain import Keys, stub_hash
-from durable_graph.core.history import beginning, decode_body, folded, load, pack, stub_of
+from durable_graph.core.history import SPARE, beginning, decode_body, folded, load, pack, stub_of
 from durable_graph.core.position import Position
 from durable_graph.core.times import iso
 from durable_graph.core.verify import Check, parent_hash
-from durable_graph.errors import ArgumentError, CheckpointNotFoundError, CorruptCheckpointError, UnstorableValueError
+from durable_graph.errors import (
+    ArgumentError,
+    CheckpointNotFoundError,
+    CorruptCheckpointError,
+    EncryptionKeyError,
+    UnstorableValueError,
+)
 from durable_graph.store import Row, Size, Store, Stub, Thread, check_text
 
 _log = logging.getLogger("durable_graph")
@@ -37,7 +43,7 @@ NOTHING = Size(0, 0, 0)
 BATCH = 1000  # rows that one transaction removes; of a thread's last ones about
 PAGE = 200  # threads
 ALWAYS = "~"  # sorts behind every time
-UNREADABLE = CorruptCheckpointError, CheckpointNotFoundError, UnstorableValueError
+UNREADABLE = CorruptCheckpointError, CheckpointNotFoundError, EncryptionKeyError, UnstorableValueError
 
 
 class Skipped(NamedTuple):
@@ -330,7 +336,7 @@ class _Pruning:
         parent = next(iter(store.rows(name, after=(row.parent_step or 0) - 1, until=row.parent_step)), None)
         if parent is None or row.parent_step is None:
             raise CorruptCheckpointError(thread_id=name, step=row.step, problem="the row it continues is missing")
-        state = self._codec.encode(pack(position))
+        state = self._codec.write(pack(position), "state", row.thread_id, row.step, spare=SPARE)
         columns = (name, row.step, parent.hash, state, iso(drivers.clock()), self._rule.actor)
         stub = Stub(*columns, stub_hash(row.hash, columns, self._keys[0] if self._keys else None))
         done = store.cut(stub, thread.epoch, alone=thread.called_by is None and self._is_alone(name, position))

@@ -52,6 +52,7 @@ class Link:
     """What the graphs below need to know of the call above them."""
 
     store: Store | None
+    codec: Codec  # whose encryption and limits hold below, too
     key: bytes | None
     shaper: Shaper  # of the outermost consumer
     ns: tuple[str, ...]
@@ -104,6 +105,8 @@ class Session:
                 problem=f"node {caller.node!r} calls a graph after it has used runtime.connection",
                 fix="On SQLite an open transaction keeps that graph's rows from being saved: call it before.",
             )
+        if given.thread_id is not None:
+            parts.codec.limits.check_id(given.thread_id)
         below = caller is not None and not settings.get("updates") and _is_below(caller, parts, given)
         self._caller = caller if below else None
         self._parts = parts
@@ -246,7 +249,7 @@ class Session:
     @property
     def _link(self) -> Link:
         if self._caller is None:
-            return Link(self._parts.store, self._parts.key, self._shaper, (), self._cache)
+            return Link(self._parts.store, self._parts.codec, self._parts.key, self._shaper, (), self._cache)
         above: Link = self._caller._link
         return replace(above, ns=(*above.ns, *self._place.parts), cache=self._cache)
 
@@ -349,7 +352,8 @@ def _is_below(caller: Runtime[Any], parts: Parts, given: CallConfig) -> bool:
 
 def _placed(parts: Parts, caller: Runtime[Any]) -> Parts:
     link: Link = caller._link
-    return replace(parts, store=link.store, key=link.key, cache=link.cache if parts.cache is None else parts.cache)
+    cache = link.cache if parts.cache is None else parts.cache
+    return replace(parts, store=link.store, codec=parts.codec.like(link.codec), key=link.key, cache=cache)
 
 
 def _base(caller: Runtime[Any], place: Place) -> Child | None:

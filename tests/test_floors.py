@@ -21,12 +21,12 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 FLOORS = (  # lowest first
     {"core", "errors", "store.engines", "store.texts", "store.version"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
-    | {"core.difference", "store.line"},
+    | {"core.difference", "limits", "store.line"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
-    {"core.picture", "core.position", "core.runtime", "store", "store.databases", "store.statements"},
-    {"core.effects", "core.output", "core.verify", "messages"},
+    {"core.picture", "core.position", "core.runtime", "encryption", "store", "store.databases", "store.statements"},
+    {"core.effects", "core.output", "core.shape", "core.verify", "messages"},
     {"core.changes", "core.planner"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.job", "store.memory", "store.migrate", "store.sql"},
@@ -46,7 +46,7 @@ FLOORS = (  # lowest first
 )
 
 # The core is pure: it asks for what it needs by yielding effects. `store` is the protocol and its rows.
-CORE_KNOWS = {"codec", "errors", "store"}
+CORE_KNOWS = {"codec", "errors", "limits", "store"}
 IMPURE = {
     "asyncio", "concurrent", "io", "logging", "multiprocessing", "os", "pathlib", "queue", "random",
     "secrets", "shutil", "signal", "socket", "sqlite3", "subprocess", "tempfile", "threading", "time", "uuid",
@@ -56,8 +56,9 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
+    "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
-    "orjson": {"cli", "codec", "core.chain", "core.export"},
+    "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"},
     "psycopg": {"store.databases"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "rich": {"cli", "cli.runner", "cli.show"},
@@ -66,7 +67,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick
-NOT_AT_START = {"alembic", "click", "langchain_core", "psycopg", "pydantic", "rich", "sqlalchemy"}
+NOT_AT_START = {"alembic", "click", "cryptography", "langchain_core", "psycopg", "pydantic", "rich", "sqlalchemy"}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 BACK_DOORS = {"cli": {"cli.ending", "cli.runner", "cli.show", "cli.target", "store.migrate"}}

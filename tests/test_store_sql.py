@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from test_store_contract import T, begin, race, row, steps, values
 
 from durable_graph.drivers import Offload
 from durable_graph.errors import ArgumentError, FencedError, SchemaError, StoreUnavailableError
-from durable_graph.store import Claim, Row, Signal, Thread, migrate, tables, version
+from durable_graph.store import Claim, Row, Signal, Thread, databases, migrate, tables, version
 from durable_graph.store.databases import IDLE_READERS, Lost, Postgres, Sqlite, SqliteUrl, parse_url
 from durable_graph.store.sql import SqlStore
 
@@ -388,6 +390,69 @@ def test_on_postgres_a_pipeline_that_loses_count_fails_nobody(post: SqlStore, mo
     assert waiting_appends(post, [row(step) for step in range(4)]) == [None] * 4
     assert failed
     assert steps(post.rows(T)) == [0, 1, 2, 3]
+
+
+# --- SQLite's log -------------------------------------------------------------------------------
+
+
+def wal(url: str) -> Path:
+    return Path(f"{make_url(url).database}-wal")
+
+
+def test_who_writes_much_gives_the_wal_its_length_at_once(lite: SqlStore, sqlite_url: str) -> None:
+    begin(lite)
+    few = databases.WAL_COMMITS - 2
+    for step in range(few):
+        lite.append([row(step)])
+    assert wal(sqlite_url).stat().st_size < 1_000_000
+    lite.append([row(few)])
+    length = wal(sqlite_url).stat().st_size
+    assert length == 32 + databases.WAL_FRAMES * (24 + 4096)
+    for step in range(few + 1, 300):
+        lite.append([row(step)])
+    assert wal(sqlite_url).stat().st_size == length
+    assert steps(lite.rows(T)) == [*range(300)]
+
+
+def test_a_lengthened_wal_is_read_by_who_comes_after_a_crash(lite: SqlStore, sqlite_url: str, tmp_path: Path) -> None:
+    """Copies of the two files are what a crash leaves: nobody has closed them, and no shared memory says how far the
+    frames go. Also when SQLite has begun the WAL anew, so that older frames come before the zeros."""
+    begin(lite)
+    for step in range(600):
+        lite.append([row(step)])
+        if step in (databases.WAL_COMMITS, 100, 599):
+            copy = tmp_path / f"{step}.db"
+            shutil.copy(str(make_url(sqlite_url).database), copy)
+            shutil.copy(wal(sqlite_url), f"{copy}-wal")
+            with closing(SqlStore(f"sqlite:///{copy}")) as after:
+                assert steps(after.rows(T)) == [*range(step + 1)]
+                after.append([row(step + 1)])
+                assert steps(after.rows(T)) == [*range(step + 2)]
+            with closing(sqlite3.connect(copy)) as connection:
+                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_wal_that_cannot_be_lengthened_stays_as_it_is(
+    lite: SqlStore, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    begin(lite)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        for step in range(databases.WAL_COMMITS + 1):
+            lite.append([row(step)])
+    assert wal(sqlite_url).stat().st_size < 1_000_000
+    assert steps(lite.rows(T)) == [*range(databases.WAL_COMMITS + 1)]
+
+
+def test_a_wal_that_is_not_synced_grows_as_it_likes(sqlite_url: str) -> None:
+    with closing(SqlStore(f"{sqlite_url}?synchronous=NORMAL")) as store:
+        begin(store)
+        for step in range(databases.WAL_COMMITS + 1):
+            store.append([row(step)])
+        assert wal(sqlite_url).stat().st_size < 1_000_000
 
 
 def test_a_fenced_row_does_not_hinder_those_it_waits_with(lite: SqlStore) -> None:

@@ -64,6 +64,7 @@ OPTIONS: dict[str, Callable[[Any], Any]] = {
     "supersteps": click.option(
         "--recursion-limit", "limit", type=click.IntRange(min=1), metavar="N", help="Supersteps at most."
     ),
+    "actor": click.option("--actor", metavar="NAME", help="Who calls, as the log records it."),
     "grace": click.option(
         "--grace",
         type=click.FloatRange(min=0),
@@ -97,7 +98,7 @@ def options(*names: str) -> Callable[[CommandT], CommandT]:
 @click.argument("target", metavar="MODULE:GRAPH")
 @click.option("--thread", metavar="ID", help="The thread; by default a new one is made.")
 @click.option("--input", "given", required=True, metavar="JSON", help="The input; - reads stdin, @FILE a file.")
-@options("url", "mode", "json", "supersteps", "grace")
+@options("url", "mode", "json", "supersteps", "actor", "grace")
 def run(target: str, thread: str | None, given: str, **settings: Any) -> None:
     """Run a graph and show its steps as they happen.
 
@@ -112,7 +113,7 @@ def run(target: str, thread: str | None, given: str, **settings: Any) -> None:
 @main.command()
 @click.argument("target", metavar="MODULE:GRAPH")
 @click.option("--thread", metavar="ID", required=True, help="The thread to go on with.")
-@options("url", "mode", "json", "supersteps", "grace")
+@options("url", "mode", "json", "supersteps", "actor", "grace")
 def resume(target: str, thread: str, **settings: Any) -> None:
     """Go on with a thread that was stopped, has crashed or has failed.
 
@@ -126,7 +127,7 @@ def resume(target: str, thread: str, **settings: Any) -> None:
 @main.command()
 @click.argument("target", metavar="MODULE:GRAPH")
 @click.option("--limit", "most", type=click.IntRange(min=1), metavar="N", help="So many at most.")
-@options("url", "json", "supersteps")
+@options("url", "json", "supersteps", "actor")
 def recover(target: str, **settings: Any) -> None:
     """Go on with all threads of a graph whose process has died.
 
@@ -399,6 +400,46 @@ def upgrade(url: str | None) -> None:
     after, _ = migrate.current(url)
     done = f"has schema {after} already" if before == after else f"now has schema {after}"
     click.echo(f"{as_text(shown_url(url))} {done}")
+
+
+@db.command()
+@click.argument("role")
+def grants(role: str) -> None:
+    """Print the SQL that lets a Postgres role run graphs but change or remove no row of the log.
+
+    The owner of the tables runs it: durable-graph db grants app | psql … From then on only others can delete and prune.
+    """
+    from durable_graph.store import migrate
+
+    for statement in migrate.grants(role):
+        click.echo(statement)
+
+
+@db.command()
+@options("url", "json")
+def keys(url: str | None, as_json: bool) -> None:
+    """Show with which encryption keys the values in the database are written.
+
+    Keys in $DURABLE_GRAPH_ENCRYPTION_KEY are marked. One that has 0 values may be given up.
+    """
+    with _log(url) as log:
+        out, given = Output(as_json), log.encryption_key_ids
+        for key, values in log.encryption_keys().items():
+            state = (
+                "not encrypted"
+                if key is None
+                else "newest"
+                if key in given[:1]
+                else "given"
+                if key in given
+                else "not given"
+            )
+            out.line(
+                {"key": key, "values": values, "given": key in given},
+                Column(key or "-", 16, "bold"),
+                Column(values, -10),
+                Column(state, 13, "red" if state == "not given" else ""),
+            )
 
 
 @db.command()

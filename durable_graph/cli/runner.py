@@ -32,12 +32,13 @@ class Runner:
         modes: list[StreamMode],
         as_json: bool,
         limit: int | None,
+        actor: str | None,
         grace: float,
     ) -> None:
         self.graph, self.is_async = load_graph(target, url)
         self.is_named = thread is not None
         self.thread = str(uuid.uuid4()) if thread is None else thread
-        self.config: dict[str, Any] = {"thread_id": self.thread, **({"recursion_limit": limit} if limit else {})}
+        self.config = {"thread_id": self.thread, **_settings(limit, actor)}
         self.modes = modes
         self.out = Output(as_json)
         self.last: StreamEvent | None = None
@@ -112,10 +113,20 @@ class Runner:
         return f"go on with: {self.command}"
 
 
-def recover_all(target: str, most: int | None, url: str | None, as_json: bool, limit: int | None) -> bool:
+def _settings(limit: int | None, actor: str | None) -> dict[str, Any]:
+    """Of a config."""
+    return {
+        **({"recursion_limit": limit} if limit else {}),
+        **({"metadata": {"actor": actor}} if actor is not None else {}),
+    }
+
+
+def recover_all(
+    target: str, most: int | None, url: str | None, as_json: bool, limit: int | None, actor: str | None
+) -> bool:
     """Go on with all threads whose process has died, a line for each. False if one of them failed."""
     graph, is_async = load_graph(target, url)
-    config = {"recursion_limit": limit} if limit else None
+    config = _settings(limit, actor)
     out, stopped, well = Output(as_json), Stopped(), True
     try:
         with terminated_as_interrupted(stopped), redirect_stdout(sys.stderr), progress(out) as report:

@@ -3,7 +3,8 @@
 The rule: a cache decides whether a function is called, never what the log says. A hit is recorded in the task's row
 like any other result, and from then on the row is the truth.
 
-    key     SHA-256 of the input's bytes in the codec's form, or of what the policy's key_func makes of the input
+    key     SHA-256 of the input's bytes in the codec's form, or of what the policy's key_func makes of the input; where
+            values are encrypted an HMAC, as inputs can be guessed and their hashes compared
     value   {"updates", "goto"} of a node, {"result"} of a @task; as it was returned, before it was checked, so that a
             hit is checked like a fresh result (and messages get ids of their own each time)
     read    by a task's first attempt. One that failed, crashed or was interrupted runs its function for certain: after
@@ -17,23 +18,24 @@ A value that cannot be read, or does not pass the checks, may be from other code
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.effects import Invoke
 from durable_graph.core.model import CachePolicy
 from durable_graph.core.times import iso
-from durable_graph.errors import NodeCodeError, UnstorableValueError
+from durable_graph.errors import EncryptionKeyError, NodeCodeError, UnstorableValueError
 from durable_graph.store import Cache, Entry
 
 
 class Codec(Protocol):
-    def encode(self, value: Any) -> bytes: ...
-
     def canonical(self, value: Any) -> bytes: ...
 
-    def decode(self, data: bytes, *, strict: bool = False) -> Any: ...
+    def digest(self, data: bytes) -> str: ...
+
+    def write(self, value: Any, *place: str | int) -> bytes: ...
+
+    def read(self, data: bytes, *place: str | int, strict: bool = False) -> Any: ...
 
 
 class Caching(NamedTuple):
@@ -78,8 +80,8 @@ class Memo:
         if data is None:
             return None
         try:
-            found = self._codec.decode(data, strict=True)
-        except ValueError:
+            found = self._codec.read(data, *self._place, strict=True)
+        except (ValueError, EncryptionKeyError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -105,7 +107,7 @@ class Memo:
                 problem=f"the key_func of its cache policy returned {type(data).__name__}",
                 fix="Return a text or bytes.",
             )
-        return hashlib.sha256(data).hexdigest()
+        return self._codec.digest(data)
 
     def _canonical(self, plain: Any) -> bytes:
         try:
@@ -117,10 +119,14 @@ class Memo:
     def note(self, value: Mapping[str, Any]) -> None:
         """This is to be kept, once its row is durable."""
         try:
-            self._value = self._codec.encode(value)
+            self._value = self._codec.write(value, *self._place)
         except UnstorableValueError as error:
             error.add_note(f"in what {self._where['node']!r} returned: it has a cache policy")
             raise
+
+    @property
+    def _place(self) -> tuple[str, str, str]:
+        return "cache", self._namespace, self._key
 
     def entry(self, finished: float) -> Entry | None:
         if self._value is None:

@@ -330,15 +330,17 @@ def detached(value: Any) -> Any:
     kind = type(value)
     if kind in ATOMS:
         return value
-    if kind is dict:
-        return {key: detached(item) for key, item in value.items()}
-    if kind is list:
-        return [item if type(item) in ATOMS else detached(item) for item in value]
-    if kind is tuple:
-        return tuple([detached(item) for item in value])
-    if kind is set:
-        return set(value)  # elements are hashable, thus meant not to change
     try:
+        if kind is dict:
+            return {key: detached(item) for key, item in value.items()}
+        if kind is list:
+            return [item if type(item) in ATOMS else detached(item) for item in value]
+        if kind is tuple:
+            return tuple([detached(item) for item in value])
+        if kind is set:
+            return set(value)  # elements are hashable, thus meant not to change
         return copy.deepcopy(value)
-    except Exception:  # what cannot be copied is refused by the codec, with its key path; without a log it may stay
-        return value
+    except (
+        Exception
+    ):  # what cannot be copied, or is nested too deep for it, is refused by the codec, with its key path;
+        return value  # without a log it may stay

@@ -104,6 +104,7 @@ class Job:
         self.step = step  # that it begins after
         self.remaining = remaining  # supersteps that this call may still take after the one at hand
         self.custom: list[Any] = []  # what the row will record of the custom events
+        self.shown = 0  # bytes of these and of messages
         self.below: list[Any] = []  # and of the subgraphs' rows that were shown meanwhile
         self.pushed: dict[tuple[str, str], Any] = {}  # messages that its node has written besides: by key and id
 

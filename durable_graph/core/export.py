@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
 import orjson
 
 from durable_graph.core.chain import Keys, key_id
+from durable_graph.core.shape import wrong_type
 from durable_graph.core.verify import STUB_ALTERED, Check, Finding, Report, parent_hash
 from durable_graph.errors import CorruptCheckpointError, ExportError, StoreError, ThreadNotFoundError
 from durable_graph.store import Row, Signal, Store, Stub, Thread
@@ -112,11 +113,22 @@ def _thread_line(store: Store, thread: Thread, first: Row | None) -> dict[str, A
 
 def _plain(item: Item) -> dict[str, Any]:
     columns = {name: value for name, value in item._asdict().items() if name not in LEASE}
-    if isinstance(item, Row) and {type(item.body), type(item.hash)} != {bytes}:  # somebody altered it
-        raise CorruptCheckpointError(thread_id=item.thread_id, step=item.step, problem="its body or hash is no bytes")
+    wrong = wrong_type(item) if isinstance(item, Row) else _wrong_column(columns)
+    if wrong is not None:  # somebody altered it
+        step = item.step if isinstance(item, Row) else 0
+        problem = wrong if isinstance(item, Row) else f"of a {type(item).__name__.lower()} that belongs to it {wrong}"
+        raise CorruptCheckpointError(thread_id=item.thread_id, step=step, problem=problem)
     for name in BYTES & columns.keys():
         columns[name] = _text(columns[name])
     return {**columns, **{name: columns[name].hex() for name in HASHES & columns.keys()}}
+
+
+def _wrong_column(columns: Mapping[str, Any]) -> str | None:
+    for name, value in columns.items():
+        kind = bytes if name in BYTES | HASHES else int if name in NUMBERS else str
+        if type(value) is not kind and not (value is None and name in NULLABLE):
+            return f"the {name} is a {type(value).__name__}"
+    return None
 
 
 def _text(data: bytes) -> str | dict[str, str]:

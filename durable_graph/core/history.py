@@ -16,28 +16,41 @@ from durable_graph.core.channels import Values
 from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
 from durable_graph.core.position import Body, Later, Position, Stand, task_of
+from durable_graph.core.shape import is_state, wrong_columns, wrong_key
 from durable_graph.core.tokens import parts_of
 from durable_graph.core.verify import STUB_ALTERED
 from durable_graph.errors import CheckpointNotFoundError, CorruptCheckpointError, ThreadNotFoundError
-from durable_graph.store import Row, Store, Stub
+from durable_graph.store import Row, Signal, Store, Stub
 
 Told = Recorded | Shown | Token | Begun | Below
+SPARE = 40  # levels that a state may be nested deeper than the updates that it was made of
 RUN_STARTS = frozenset({"input", "resume", "update", "fork"})  # rows that no task made
 
 
 class Decoder(Protocol):
-    def decode(self, data: bytes) -> Any: ...
+    def read(self, data: bytes, *place: str | int) -> Any: ...
 
 
 def decode_body(codec: Decoder, row: Row) -> Body:
     """Raises CorruptCheckpointError, whatever is in the row."""
+    if (wrong := wrong_columns(row)) is not None:
+        raise _corrupt(row, wrong)
     try:
-        body = codec.decode(row.body)
+        body = codec.read(row.body, "row", row.thread_id, row.step)
     except ValueError as error:
         raise _corrupt(row, str(error)) from error
     if type(body) is not dict:
         raise _corrupt(row, "its body is not an object")
+    if (key := wrong_key(body)) is not None:
+        raise _corrupt(row, f"{key!r} in its body is nothing that was ever written there")
     return body
+
+
+def check_columns(row: Row) -> None:
+    """Raises CorruptCheckpointError for what no row has in its columns."""
+    wrong = wrong_columns(row)
+    if wrong is not None:
+        raise _corrupt(row, wrong)
 
 
 def _corrupt(row: Row, problem: str) -> CorruptCheckpointError:
@@ -48,8 +61,17 @@ def apply(position: Position, row: Row, body: Body) -> bool:
     """`Position.apply`, with what garbage in a row may raise turned into its name."""
     try:
         return position.apply(row, body)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise _corrupt(row, f"its body does not fit its kind {row.kind!r} ({error!r})") from error
+
+
+def signal_value(codec: Decoder, signal: Signal, step: int) -> Any:
+    """Raises CorruptCheckpointError, whatever is in it; `step` is where its thread stands."""
+    try:
+        return codec.read(signal.value, "signal", signal.thread_id, signal.id, signal.name)
+    except ValueError as error:
+        problem = f"the signal {signal.name!r} that waits there is damaged ({error})"
+        raise CorruptCheckpointError(thread_id=signal.thread_id, step=step, problem=problem) from error
 
 
 # --- where a thread stands --------------------------------------------------------------------
@@ -190,8 +212,10 @@ def _skim(store: Store, codec: Decoder, position: Position, until: int) -> bool:
         return False
     for number, parent, kind, data in store.bodies(position.thread_id, after=step, until=until):
         try:
-            body = codec.decode(data)
+            body = codec.read(data, "row", position.thread_id, number)
             if kind != "task" or not (parent == step == number - 1) or "next" not in body or "below" in body:
+                break
+            if wrong_key(body) is not None:
                 break
             if bare is not None:
                 if len(bare["next"]) != 1:
@@ -205,6 +229,7 @@ def _skim(store: Store, codec: Decoder, position: Position, until: int) -> bool:
         row = next(store.rows(position.thread_id, after=step - 1, until=step), None)
         if row is None:  # removed just now
             raise CorruptCheckpointError(thread_id=position.thread_id, step=step, problem="the row is missing")
+        check_columns(row)
         position.tasks = (task_of(position, row.node or "", row.task or ""),)  # who planned it may have been skipped
         position.loose -= len(row.body)
         apply(position, row, bare)
@@ -218,6 +243,7 @@ def _path(store: Store, thread_id: str, step: int, stub: Stub | None) -> tuple[l
     for row in store.rows(thread_id, after=-1 if stub is None else stub.step - 1, until=step, newest_first=True):
         if row.step != wanted:
             continue  # not an ancestor: another branch of the log
+        check_columns(row)
         path.append(row)
         if kept is not None and kept.step == row.step:
             return path, kept
@@ -245,6 +271,7 @@ def folded(store: Store, codec: Decoder, thread_id: str, step: int) -> Position:
     begins = 0 if stub is None else stub.step
     for row in store.rows(thread_id, after=begins - 1, until=step, newest_first=True):
         if row.step == wanted:
+            check_columns(row)
             path.add(row.step)
             if row.parent_step is None or row.kind == "fork" or (stub is not None and row.step == begins):
                 break
@@ -266,8 +293,14 @@ def _base(store: Store, codec: Decoder, first: Row, load: Callable[..., Position
     """What the path starts from: nothing, or for a fork the position in the other thread."""
     if first.kind != "fork":
         return Position(first.thread_id)
-    thread_id, step = decode_body(codec, first)["parent"]
-    position = load(store, codec, thread_id, step)
+    origin = decode_body(codec, first).get("parent")
+    if type(origin) is not list:
+        raise _corrupt(first, "it does not say what it is a fork of")
+    thread_id, step = origin
+    try:
+        position = load(store, codec, thread_id, step)
+    except RecursionError as error:
+        raise _corrupt(first, "what it is a fork of leads in a circle, or is a fork too many times") from error
     if position is None:
         raise _corrupt(first, f"it is a fork of thread {thread_id!r}, which does not exist (any more)")
     position.tail = -1
@@ -290,7 +323,9 @@ def pack(position: Position) -> dict[str, Any]:
 
 def _restore(position: Position, codec: Decoder, row: Row, kept: _Kept) -> None:
     try:
-        content = codec.decode(kept.state)
+        content = codec.read(kept.state, "state", row.thread_id, row.step)
+        if not is_state(content):
+            raise ValueError("it is none")
         position.values = Values(content["values"])
         position.last_nodes = tuple(content["last"])
         position.run = content["run"]
@@ -375,7 +410,8 @@ def way_inside(
 def _step_above(store: Store, codec: Decoder, above: str, task: str, thread_id: str, step: int) -> int:
     """Where the graph above stood when its subgraph stood at `step`: at the row that told so, else at the one
     that planned the task."""
-    planned = int(task.partition(".")[0])
+    number = task.partition(".")[0]
+    planned = int(number) if number.isdecimal() else 0
     for row in store.rows(above, after=planned):
         body = decode_body(codec, row)
         if row.parent_step != row.step - 1 or "next" in body:
@@ -631,7 +667,7 @@ def _held(store: Store, codec: Decoder, position: Position, end: int) -> list[tu
     def rows() -> Iterator[Row]:
         nonlocal size
         for row in _read_on(store, position.thread_id, position.step, end):
-            size += len(row.body)
+            size += len(row.body) if type(row.body) is bytes else 0  # then decoding refuses it
             yield row
 
     held = []

@@ -57,7 +57,17 @@ from durable_graph.core.effects import (
     Spawned,
     Token,
 )
-from durable_graph.core.history import RUN_STARTS, Decoder, Standing, load, pack, standing_at, way_inside
+from durable_graph.core.history import (
+    RUN_STARTS,
+    SPARE,
+    Decoder,
+    Standing,
+    load,
+    pack,
+    signal_value,
+    standing_at,
+    way_inside,
+)
 from durable_graph.core.job import run_call, run_entry, run_migration, run_node
 from durable_graph.core.model import END, START, CachePolicy, Command, Graph, NodeError, StateUpdate, Task, Wait
 from durable_graph.core.output import accept_input, accept_update, known_messages
@@ -87,6 +97,7 @@ from durable_graph.errors import (
     ThreadWaitingError,
     UnstorableValueError,
 )
+from durable_graph.limits import Limits
 from durable_graph.store import Claim, Entry, Row, Signal, Thread, Transaction
 
 BUSY_PAUSES = (0.05, 1.0)  # seconds between two looks at a thread that is busy: at first, and at most
@@ -107,7 +118,13 @@ class Watch(Decoder, Protocol):
 
 
 class Codec(Decoder, Finder, Protocol):
+    limits: Limits
+
     def encode(self, value: Any, path: str = ...) -> bytes: ...
+
+    def write(self, value: Any, *place: str | int, spare: int = ...) -> bytes: ...
+
+    def check_size(self, size: int, value: Any, where: str, **facts: Any) -> None: ...
 
     def watching(self) -> Watch: ...
 
@@ -452,10 +469,15 @@ class Run:
         assert self.codec is not None
         answers: dict[str, Any] = {}
         taken: list[str] = []
+        room = self.codec.limits.row_bytes
         for name, wait in self.position.waits.items():
             signal = next((s for s in inbox if s.name == wait.signal and s.id not in taken), None)
             if signal is not None:
-                answers[name] = {"signal": self._received(signal)}
+                value = self._received(signal)
+                room -= len(signal.value)
+                if taken and room < 0:
+                    break  # the next row takes it
+                answers[name] = {"signal": value}
                 taken.append(signal.id)
             elif wait.until is not None and wait.until <= iso(now):
                 answers[name] = {}
@@ -463,7 +485,7 @@ class Run:
 
     def _received(self, signal: Signal) -> Any:
         assert self.codec is not None
-        value = self.codec.decode(signal.value)
+        value = signal_value(self.codec, signal, self.position.step)
         strange = self.codec.placeholder_in(value, f"the signal {signal.name!r}: value")
         if strange is not None:
             raise unregistered(self.position, *strange)
@@ -855,7 +877,7 @@ class Run:
             if job.ended:
                 raise _too_late(job, "the stream writer")
             if self.codec is not None:
-                self.codec.encode(data)  # refuse here, where the node can see why, what the row could not keep
+                self._check_shown(job, data)
             job.tell(Sent(job, detached(data)))
 
         call = self.call
@@ -887,6 +909,16 @@ class Run:
             _connect=partial(_connection_of, job),
             _holds=lambda: job.transaction is not None and job.transaction.exclusive,
         )
+
+    def _check_shown(self, job: Job, shown: Any) -> None:
+        """Refuse in the node, which can see why, what its row could not keep. Runs there."""
+        assert self.codec is not None
+        data = self.codec.encode(shown)
+        job.shown += len(data)
+        if job.shown > self.codec.limits.row_bytes:
+            where = f"Node {job.task.node!r} of thread {self.call.thread_id!r} has shown too much"
+            facts = {"node": job.task.node, "thread_id": self.call.thread_id, "step": job.step}
+            self.codec.check_size(job.shown, shown, where, **facts)
 
     def _config(self, job: Job, ear: _Ear) -> Mapping[str, Any]:
         """The run's config with the node's place in its metadata, and with what libraries look for in it."""
@@ -1004,19 +1036,29 @@ class Run:
         )
         data = hashed = b""
         if self.codec is not None:
-            data = self._encode(body, node)
+            data = self._encode(body, kind, node, position.step + 1)
             hashed = row_hash(position.hash or NO_PARENT, columns, data, self.key)
         row = Row(*columns[:-1], data, created_at, hashed)
         changed = position.apply(row, body)
         return Recorded(position, row, body, changed, "next" in body, task)
 
-    def _encode(self, body: Body, node: str | None) -> bytes:
+    def _encode(self, body: Body, kind: str, node: str | None, step: int) -> bytes:
         assert self.codec is not None
+        thread_id = self.call.thread_id
         try:
-            return self.codec.encode(body)
+            data = self.codec.write(body, "row", thread_id, step)
+            if len(data) > self.codec.limits.row_bytes and self._may_refuse(kind):
+                where = f"Node {node!r} of thread {thread_id!r}" if node else f"The {kind} of thread {thread_id!r}"
+                self.codec.check_size(len(data), body, where, node=node, thread_id=thread_id, step=step)
         except UnstorableValueError as error:
             error.add_note(f"in the row of node {node!r}" if node else "in the input")
             raise
+        return data
+
+    def _may_refuse(self, kind: str) -> bool:
+        """Whether somebody can correct what is too large. What a failed task has shown, and signals that were accepted,
+        are not larger than a row may be; what comes with them must not keep the thread from going on."""
+        return kind != "error" and (kind != "resume" or self.call.input is not None)
 
     def _commit(
         self,
@@ -1064,12 +1106,12 @@ class Run:
         if position.loose < max(SNAPSHOT_BYTES, ROWS_PER_SNAPSHOT * position.packed) or not last.barrier:
             return None
         assert self.codec is not None
-        data = self.codec.encode(pack(position))
+        data = self.codec.write(pack(position), "state", last.row.thread_id, last.row.step, spare=SPARE)
         position.packed = len(data)
         if position.loose < ROWS_PER_SNAPSHOT * len(data):
             return None
         position.loose = 0
-        return data
+        return data if len(data) <= self.codec.limits.row_bytes else None  # then the rows are read
 
     # --- end ----------------------------------------------------------------------------------
 
@@ -1089,7 +1131,8 @@ class _Ear:
     def __init__(self, run: Run, job: Job) -> None:
         metadata = run.call.config.get("metadata", {})
         self.place = task_metadata(metadata, run.call.thread_id, run.position.superstep + 1, job.task)
-        self._codec = run.codec
+        self._config = run.call.config
+        self._codec, self._check = run.codec, run._check_shown
         self._job = job
         self._tokens = job.tokens = job.tokens or Tokens()
 
@@ -1102,8 +1145,13 @@ class _Ear:
             return
         place = self.place
         extra = {k: v for k, v in metadata.items() if k not in _PLACES and (k not in place or place[k] != v)}
+        # langchain-core takes what lies under `configurable` for metadata, some of it or all: that is never kept
+        for name in (
+            extra.keys() & self._config.get("configurable", {}).keys() - self._config.get("metadata", {}).keys()
+        ):
+            del extra[name]
         if self._codec is not None:
-            self._codec.encode([message, extra])
+            self._check(self._job, [message, extra])
         self.whole(id_of(message))
         self._job.tell(Said(self._job, key, detached(message), detached(extra)))
 
@@ -1139,6 +1187,7 @@ def _too_late(job: Job, what: str) -> CallError:
 def _hand_over(job: Job, to: Job) -> None:
     """What a job that gets no row has shown is recorded with another's."""
     to.custom, to.below = [*to.custom, *job.custom], [*to.below, *job.below]
+    to.shown += job.shown
     if job.tokens is None:
         return
     to.tokens = to.tokens or Tokens()
@@ -1212,7 +1261,7 @@ def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str)
         raise ThreadNotFoundError(thread_id=origin, store=name)
     at, step = iso(now), position.step
     body = {"parent": [origin, step], "run": {**call.recorded}}
-    data = codec.encode(body)
+    data = codec.write(body, "row", call.thread_id, 0)
     columns = (call.thread_id, 0, step, "fork", position.superstep + 1, None, None, call.run_id, 1, at)
     row = Row(*columns[:9], data, at, row_hash(position.hash, columns, data, key))
     values = {

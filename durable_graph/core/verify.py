@@ -362,8 +362,8 @@ def parent_hash(store: Store, row: Row) -> bytes | None:
     if row.kind == "fork":
         thread = store.thread(row.thread_id)
         thread_id = thread.parent_thread_id if thread else None
-    if thread_id is None or row.parent_step is None:
-        return None
+    if thread_id is None or type(row.parent_step) is not int:
+        return None  # in a database that was altered, anything may stand anywhere
     found = store.rows(thread_id, after=row.parent_step - 1, until=row.parent_step)
     parent = next(iter(found), None)
     return parent.hash if parent else None

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from durable_graph.errors import ArgumentError
+from durable_graph.limits import MAX_ID_BYTES as MAX_ID_BYTES
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-MAX_ID_BYTES = 2000  # of a thread_id in UTF-8: Postgres has room for 2704 bytes in a row of an index
 
 
 class Row(NamedTuple):
@@ -227,6 +226,10 @@ class Store(Cache, Protocol):
 
     def called(self, thread_id: str) -> list[str]:
         """The threads that a thread called, and those that they called."""
+
+    def heads(self, mark: bytes, length: int) -> dict[bytes | None, int]:
+        """How many values (bodies, states, signals, what is cached) begin with each of the beginnings of this length
+        that begin with `mark`, and under None how many do not. Looks at everything: for operators."""
 
     def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         """Put threads back as they were, each followed by its stub, rows and signals, all in one transaction: what

@@ -7,7 +7,7 @@ The rule: check everything first, then change; a lock makes the two one. Nothing
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -79,6 +79,10 @@ class InMemoryCache:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def entries(self) -> list[Entry]:
+        with self._lock:
+            return list(self._entries.values())
 
     def _remove(self, entry: Entry) -> None:
         del self._entries[entry[:2]]
@@ -269,6 +273,15 @@ class MemoryStore:
         with self._lock:
             below = [name for name, thread in self._threads.items() if thread.called_by == thread_id]
             return [*below, *(name for each in below for name in self.called(each))]
+
+    def heads(self, mark: bytes, length: int) -> dict[bytes | None, int]:
+        with self._lock:
+            values = [row.body for rows in self._rows.values() for row in rows.values()]
+            values += [state for states in self._snapshots.values() for state in states.values()]
+            values += [stub.state for stub in self._stubs.values()]
+            values += [signal.value for inbox in self._signals.values() for signal in inbox.values()]
+            values += [entry.value for entry in self._cache.entries()]
+        return dict(Counter(value[:length] if value.startswith(mark) else None for value in values))
 
     def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         given = list(items)  # all of it is to be kept here anyway

@@ -13,7 +13,8 @@ from sqlalchemy import URL, exc
 
 from durable_graph.errors import ArgumentError, StoreUnavailableError
 from durable_graph.store.databases import Address, Database, SqliteUrl, database_at, parse_url
-from durable_graph.store.version import REVISION, SCHEMA_VERSION
+from durable_graph.store.tables import metadata
+from durable_graph.store.version import REVISION, SCHEMA_VERSION, VERSION_TABLE
 
 
 def current(url: str | URL) -> tuple[int | None, int]:
@@ -58,6 +59,30 @@ def _run(database: Database, direction: str, revision: str) -> None:
         except CommandError as error:
             fix = f'Name a schema version such as "{REVISION}", or "base" for none.'
             raise ArgumentError(argument="revision", problem=str(error), fix=fix) from error
+
+
+_RIGHTS = {  # of a role that runs graphs and reads their log: it adds rows, and changes or removes none
+    "checkpoints": "SELECT, INSERT",
+    "threads": "SELECT, INSERT, UPDATE",
+    "snapshots": "SELECT, INSERT, UPDATE",
+    "signals": "SELECT, INSERT, DELETE",
+    "cache": "SELECT, INSERT, UPDATE, DELETE",
+}
+
+
+def grants(role: str) -> list[str]:
+    """SQL for Postgres that gives a role all that running graphs takes, and takes from it the right to change or remove
+    rows of the log. To be run by the owner of the tables, who alone may delete and prune from then on."""
+    name = '"' + role.replace('"', '""') + '"'
+    tables = [table.name for table in metadata.sorted_tables] + [VERSION_TABLE]
+    return [
+        statement
+        for table in tables
+        for statement in (
+            f"REVOKE ALL ON {table} FROM {name};",
+            f"GRANT {_RIGHTS.get(table, 'SELECT')} ON {table} TO {name};",
+        )
+    ]
 
 
 def migrations() -> Path:

@@ -247,6 +247,15 @@ WHERE signals.thread_id = :thread_id::VARCHAR ORDER BY signals.id;
 -- name: take_signal
 DELETE FROM signals WHERE signals.thread_id = :thread_id::VARCHAR AND signals.id = :id::VARCHAR;
 
+-- name: heads
+SELECT anon_1.head, count(*) AS count_1
+FROM (SELECT CASE WHEN (substr(checkpoints.body, 1::INTEGER, :size::INTEGER) = :mark) THEN substr(checkpoints.body, 1::INTEGER, :length::INTEGER) END AS head
+FROM checkpoints UNION ALL SELECT CASE WHEN (substr(snapshots.state, 1::INTEGER, :size::INTEGER) = :mark) THEN substr(snapshots.state, 1::INTEGER, :length::INTEGER) END AS head
+FROM snapshots UNION ALL SELECT CASE WHEN (substr(stubs.state, 1::INTEGER, :size::INTEGER) = :mark) THEN substr(stubs.state, 1::INTEGER, :length::INTEGER) END AS head
+FROM stubs UNION ALL SELECT CASE WHEN (substr(signals.value, 1::INTEGER, :size::INTEGER) = :mark) THEN substr(signals.value, 1::INTEGER, :length::INTEGER) END AS head
+FROM signals UNION ALL SELECT CASE WHEN (substr(cache.value, 1::INTEGER, :size::INTEGER) = :mark) THEN substr(cache.value, 1::INTEGER, :length::INTEGER) END AS head
+FROM cache) AS anon_1 GROUP BY anon_1.head;
+
 -- name: recall
 SELECT cache.value
 FROM cache

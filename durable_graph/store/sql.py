@@ -35,7 +35,16 @@ from durable_graph.store import (
     check_text,
     origin_of,
 )
-from durable_graph.store.databases import BATCH_BYTES, Database, Lost, backend_of, database_at, display, parse_url
+from durable_graph.store.databases import (
+    BATCH_BYTES,
+    Database,
+    Lost,
+    backend_of,
+    database_at,
+    display,
+    parse_url,
+    size_of,
+)
 from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
 
 if TYPE_CHECKING:
@@ -158,7 +167,10 @@ class SqlStore:
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
-        return self._run(self._delete, thread_id)
+        deleted = self._run(self._delete, thread_id)
+        if deleted:
+            self._run(lambda database: database.scrub())
+        return deleted
 
     def _delete(self, database: Database, thread_id: str) -> bool:
         with database.transaction() as connection:
@@ -173,6 +185,10 @@ class SqlStore:
     def called(self, thread_id: str) -> list[str]:
         check_id(thread_id)
         return [name for (name,) in self._run(Database.fetch, *self._sql.called.bind(thread_id=thread_id))]
+
+    def heads(self, mark: bytes, length: int) -> dict[bytes | None, int]:
+        statement = self._sql.heads.bind(mark=mark, size=len(mark), length=length)
+        return {head and bytes(head): count for head, count in self._run(Database.fetch, *statement)}
 
     def restore(self, items: Iterable[Thread | Stub | Row | Signal]) -> None:
         self._run(self._restore, items, again=self._restore_again)
@@ -347,7 +363,7 @@ class SqlStore:
             count = min(BATCH_ROWS, left)
             batch = self._run(self._batch, page, thread_id, after, until, count)
             yield from batch
-            if len(batch) < count and sum(len(row.body) for row in batch) < BATCH_BYTES:
+            if len(batch) < count and sum(size_of(row.body) for row in batch) < BATCH_BYTES:
                 return  # neither limit ended this batch
             left -= len(batch)
             if newest_first:

@@ -25,10 +25,13 @@ from sqlalchemy import (
     BindParameter,
     Column,
     ColumnElement,
+    Integer,
+    LargeBinary,
     Select,
     Table,
     Text,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -38,6 +41,7 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
+    union_all,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -265,6 +269,20 @@ class Statements:
 
     def take_signal(self) -> ClauseElement:
         return delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id))
+
+    # --- every value
+
+    def heads(self) -> ClauseElement:
+        """How many values begin with a mark and then with the same; the others together."""
+        columns = (checkpoints.c.body, snapshots.c.state, stubs.c.state, signals.c.value, kept.c.value)
+        mark = bindparam("mark", type_=LargeBinary())
+        size, length = bindparam("size", type_=Integer()), bindparam("length", type_=Integer())
+        heads = [
+            select(case((func.substr(column, 1, size) == mark, func.substr(column, 1, length))).label("head"))
+            for column in columns
+        ]
+        every = union_all(*heads).subquery()
+        return select(every.c.head, func.count()).group_by(every.c.head)
 
     # --- the cache
 
