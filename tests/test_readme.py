@@ -68,3 +68,12 @@ def test_ci_runs_the_commands_of_the_readme() -> None:
     ci = [line.strip() for line in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()]
     assert main_job in ci
     assert tests in ci
+
+
+def test_the_table_of_attacks_names_files_that_are_there() -> None:
+    table = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+\.py)`", table))
+    assert len(named) > 25
+    assert named <= {file.name for file in (ROOT / "tests").glob("*.py")}
+    for law in range(1, 14):
+        assert f"\n| {law}. " in table
