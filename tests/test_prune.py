@@ -390,7 +390,7 @@ def test_a_cut_thread_goes_on(run: Runner) -> None:
 
 
 def test_losing_the_snapshots_loses_nothing(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("durable_graph.core.run.SNAPSHOT_BYTES", 1)
+    monkeypatch.setattr("durable_graph.core.rows.SNAPSHOT_BYTES", 1)
     graph, config = counted(run)
     prune(run, graph, keep_last=2)
     alter(graph, "DELETE FROM snapshots")
@@ -732,7 +732,7 @@ def test_what_is_pruned_while_it_is_loaded(run: Runner, monkeypatch: pytest.Monk
 
 
 def test_a_snapshot_that_was_altered_is_not_signed(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("durable_graph.core.run.SNAPSHOT_BYTES", 1)
+    monkeypatch.setattr("durable_graph.core.rows.SNAPSHOT_BYTES", 1)
     graph, config = run.compile(counter(run, 6), key="secret"), named("long")
     run.invoke(graph, {}, config)
     (first,) = graph._stored()._open().fetch("SELECT state FROM snapshots ORDER BY step LIMIT 1", ())  # type: ignore[attr-defined]
