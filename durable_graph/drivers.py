@@ -477,8 +477,10 @@ async def adrive(
                     failure = error
         finally:
             if _forks == begun:
-                await tasks.close()
-                keeper.close()
+                try:
+                    await tasks.close()
+                finally:
+                    keeper.close()
         if thrown is not None:
             raise thrown
 
@@ -709,6 +711,9 @@ class _Tasks:
         return turn
 
     def _begin_call(self, call: Job) -> None:
+        if self._closed:
+            self._let_go_of_calls()
+            return
         self._put(Spawned(call))
         self._running[asyncio.create_task(self._work(call))] = call
 
@@ -773,15 +778,31 @@ class _Tasks:
     async def close(self) -> None:
         self._closed = True
         self._let_go()
-        for reply in self._replies:
-            reply.cancel()
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        self._let_go_of_calls()
+        interrupt = await self._all_ended()
         if self._pool is not None:
             self._pool.shutdown()
         self._transactions.close()
+        if interrupt is not None:
+            raise interrupt
+
+    def _let_go_of_calls(self) -> None:
+        for reply in self._replies:
+            reply.cancel()
+
+    async def _all_ended(self) -> asyncio.CancelledError | None:
+        """Cancel and await whatever runs, also what is begun meanwhile; and if we are cancelled, that as well."""
+        interrupt, told = None, set[asyncio.Task[None]]()
+        while self._running:
+            for task in self._running.keys() - told:
+                task.cancel()
+                told.add(task)
+            try:
+                await asyncio.wait(self._running)
+            except asyncio.CancelledError as error:
+                interrupt = error
+            self._running = {task: job for task, job in self._running.items() if not task.done()}
+        return interrupt
 
 
 async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any:

@@ -64,10 +64,10 @@ def said_by(run: Runner, graph: StateGraph[State], monkeypatch: pytest.MonkeyPat
 def test_a_step_is_one_statement(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """One INSERT that commits itself and carries its fence: whatever a run costs besides does not depend on its
     length."""
-    _, few, many = (said_by(run, counter(run, steps), monkeypatch) for steps in (1, 10, 60))  # the first makes the file
+    _, few, many = (said_by(run, counter(run, steps), monkeypatch) for steps in (1, 40, 90))  # the first makes the file
     inserts = [one for one in many if one.startswith("INSERT INTO checkpoints")]
     assert len(many) - len(few) == 50
-    assert len(inserts) == 61  # with the input's row
+    assert len(inserts) == 91  # with the row of the input
     assert all("threads.epoch = " in one for one in inserts)
 
 

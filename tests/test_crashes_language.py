@@ -506,7 +506,7 @@ def simulated(story: Callable[[], StateGraph[State]], seed: int, deaths: list[tu
         left, before = (deaths[0][0] - lived, deaths[0][1]) if deaths else (None, True)
         simulator = Strands(store, seed + number, left, before)
         simulator.time = outside.now
-        link = Link(store, None, Shaper(()), ())
+        link = Link(store, graph._codec, None, Shaper(()), ())
         owner, clock = f"me/{number}", simulator
 
         def now(clock: Strands = clock) -> float:
