@@ -22,6 +22,7 @@ import queue
 import random
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -523,6 +524,7 @@ class Offload:
                 target=_perform, args=[self._calls], name="durable_graph_store", daemon=True
             )
             self._thread.start()
+            weakref.finalize(self, self._calls.put, None).atexit = False  # if a loop has dropped us, unclosed
         loop = asyncio.get_running_loop()
         future: _Unstoppable[T] = _Unstoppable(loop=loop)
         self._calls.put(partial(_answer, loop, future, call))
@@ -645,6 +647,8 @@ class _Tasks:
 
     async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
         """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
+        if self._closed:
+            raise asyncio.CancelledError  # nothing begins any more
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
         future = asyncio.get_running_loop().run_in_executor(self._pool, _passing, call)
@@ -777,12 +781,14 @@ class _Tasks:
 
     async def close(self) -> None:
         self._closed = True
-        self._let_go()
-        self._let_go_of_calls()
-        interrupt = await self._all_ended()
-        if self._pool is not None:
-            self._pool.shutdown()
-        self._transactions.close()
+        try:
+            self._let_go()
+            self._let_go_of_calls()
+            interrupt = await self._all_ended()
+        finally:  # whatever has come up, no thread is left
+            if self._pool is not None:
+                self._pool.shutdown()
+            self._transactions.close()
         if interrupt is not None:
             raise interrupt
 
