@@ -1072,7 +1072,7 @@ class PrunedStory(Story):
             assert all(report.ok for report in verify_export(graph.export_thread(self.config)))
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=25)
 @given(drawings(), st.lists(acts, min_size=2, max_size=6), ways, st.booleans())
 def test_pruning_changes_nothing_that_comes(drawing: Drawing, acts: list[Act], way: str, often: bool) -> None:
     world = World(drawing, MemoryStore())
