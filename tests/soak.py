@@ -171,28 +171,37 @@ class Soak:
                 if name in ended:
                     continue
                 try:
-                    self._go_on(graph, journal, {"thread_id": name}, rng.random() < 0.5)
+                    self._go_on(graph, journal, {"thread_id": name}, self._begins(name), rng.random() < 0.5)
                 except ThreadBusyError:
                     continue
                 except EmptyInputError:
                     ended.add(name)
 
+    def _begins(self, name: str) -> bool:
+        """Whether it is ours to give this thread its input: who looks into the database may be too late, and a second
+        input begins it anew."""
+        try:
+            os.close(os.open(self.journal.with_name(f"{name}.begun"), os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return False
+        return True
+
     @staticmethod
-    def _go_on(graph: Any, journal: int, config: Any, in_asyncio: bool) -> None:
-        begun = graph.get_state(config).created_at is not None
+    def _go_on(graph: Any, journal: int, config: Any, begins: bool, in_asyncio: bool) -> None:
+        given = INPUT if begins else None
 
         def see(event: Any) -> None:
             line = {"thread": config["thread_id"], "seen": event.step}
             os.write(journal, (json.dumps(line) + "\n").encode())
 
         async def consume() -> None:
-            async for event in graph.astream(None if begun else INPUT, config, stream_mode="events", wait=1):
+            async for event in graph.astream(given, config, stream_mode="events", wait=1):
                 see(event)
 
         if in_asyncio:
             asyncio.run(consume())
         else:
-            for event in graph.stream(None if begun else INPUT, config, stream_mode="events", wait=1):
+            for event in graph.stream(given, config, stream_mode="events", wait=1):
                 see(event)
 
 

@@ -24,7 +24,7 @@ from tests.soak import INPUT, count, drawn
 def test_nothing_is_lost_doubled_or_forked(database_url: str, seconds: int) -> None:
     command = [sys.executable, "-m", "tests.soak", "--minutes", f"{seconds / 60}", "--url", database_url]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert done.stdout.endswith("lost 0, doubled 0, forked 0\n")
     deaths = int(done.stdout.split()[0])
     assert deaths >= 4, "hardly anything was killed: this has shown nothing"
