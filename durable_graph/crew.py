@@ -50,12 +50,9 @@ class Crew:
             with self._growing:
                 if len(self._threads) < self._size:
                     self._rising = True
-                    self._threads.append(threading.Thread(target=self._main, name=self._next_name, daemon=True))
+                    name = f"{self._name}_{len(self._threads)}"
+                    self._threads.append(threading.Thread(target=self._main, name=name, daemon=True))
                     self._threads[-1].start()
-
-    @property
-    def _next_name(self) -> str:
-        return f"{self._name}_{len(self._threads)}"
 
     def _main(self) -> None:
         time.sleep(0)  # who has started us waited for that, with work in hand: let it go on first

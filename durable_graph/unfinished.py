@@ -27,9 +27,8 @@ def add(chunks: Generator[Any], store: Store | None) -> None:
 
 def _end() -> None:
     for chunks, store in list(_open.items()):
-        if (
-            inspect.getgeneratorstate(chunks) != inspect.GEN_RUNNING
-        ):  # else it is another thread's, a daemon, which ends as if it was killed
+        # one that runs is another thread's, a daemon, which ends as if it was killed
+        if inspect.getgeneratorstate(chunks) != inspect.GEN_RUNNING:
             try:
                 chunks.close()
             except Exception as error:

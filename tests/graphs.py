@@ -16,7 +16,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing, closing
 from typing import Annotated, Any, Self, TypedDict
 
+import pytest
+
 from durable_graph import START, CompiledGraph, StateGraph
+from durable_graph.core import rows
 
 WAYS = ("sync", "async", "threads")
 MODES = ("updates", "values", "custom", "tasks", "checkpoints", "debug", "events")
@@ -238,6 +241,12 @@ def counter(run: Runner, to: int) -> StateGraph[State]:
     builder.add_node("count", run.node(lambda state: {"n": state.get("n", 0) + 1}))
     builder.add_edge(START, "count")
     return builder.add_conditional_edges("count", lambda state: "count" if state["n"] < to else "__end__")
+
+
+def snapshot_each_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small the state and the rows before it are."""
+    monkeypatch.setattr(rows, "SNAPSHOT_BYTES", 1)
+    monkeypatch.setattr(rows, "ROWS_PER_SNAPSHOT", 0.0)
 
 
 def nodes_of(events: Iterable[dict[str, Any]]) -> list[str]:

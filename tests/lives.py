@@ -128,6 +128,7 @@ class Moments:
                     super().commit()
 
         connect = sqlite3.connect
+        # ignored below: these take the place of the drivers' own, whose types are narrower
         store_databases.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
 
     def count_in_postgres(self) -> None:
@@ -154,6 +155,7 @@ class Moments:
                 generator = self._looking(generator)
             return wait(connection, generator, *arguments, **more)
 
+        # ignored as above
         psycopg.Cursor.execute = executing  # type: ignore[assignment,method-assign]
         psycopg.Cursor.executemany = executing_many  # type: ignore[assignment,method-assign]
         psycopg.Connection.commit = committing  # type: ignore[method-assign]

@@ -34,11 +34,10 @@ from durable_graph import (
     interrupt,
     task,
 )
-from durable_graph.core import rows as engine
 from durable_graph.core.rows import Call
 from durable_graph.core.run import Run
 from durable_graph.store.memory import MemoryStore
-from tests.graphs import Calls, Runner, State, at, chain, new_thread, nodes_of, wide
+from tests.graphs import Calls, Runner, State, at, chain, new_thread, nodes_of, snapshot_each_barrier, wide
 from tests.simulator import Died, Simulator
 
 
@@ -978,8 +977,7 @@ def test_the_memory_of_a_subgraph_whose_node_has_another_name(run: Runner) -> No
 
 
 def test_a_snapshot_keeps_what_the_thread_knows_of_its_graph(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(engine, "ROWS_PER_SNAPSHOT", 0.0)  # at each barrier
+    snapshot_each_barrier(monkeypatch)
     calls = Calls()
     config = new_thread()
     draw = abc(run, Anything, calls, a=lambda state: {"log": ["a"], "note": "x"})

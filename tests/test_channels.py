@@ -39,7 +39,7 @@ declare_replayable(joined, "add")
 
 def looped(run: Runner, hint: Any, write: Callable[[int], Any]) -> tuple[Any, list[dict[str, Any]]]:
     """The value after STEPS writes, and the bodies of the rows."""
-    state = TypedDict("state", {"n": int, "value": hint})  # type: ignore[misc]  # noqa: UP013 - the hint is a variable
+    state = TypedDict("state", {"n": int, "value": hint})  # type: ignore[misc]  # noqa: UP013 - both as the hint is a variable
     builder = StateGraph(state)
     builder.add_node("a", run.node(lambda state: {"n": state["n"] + 1, "value": write(state["n"])}))
     builder.add_edge(START, "a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_all_work_is_done(crew: Crew) -> None:
         all_done.release()
 
     for round_ in range(50):
-        crew.give([lambda number=number: work(number) for number in range(round_ * 10, round_ * 10 + 10)])  # type: ignore[misc]
+        crew.give([partial(work, number) for number in range(round_ * 10, round_ * 10 + 10)])
     for _ in range(500):
         assert all_done.acquire(timeout=PATIENCE)
     assert sorted(done) == [*range(500)]

@@ -205,4 +205,4 @@ def test_a_loop_that_was_closed_does_not_stop_the_thread() -> None:
         loop.close()
         go_on.set()
         assert asyncio.run(one.run(lambda: "still there")) == "still there"
-        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # of asyncio, in no stub

@@ -37,9 +37,8 @@ from durable_graph import (
 )
 from durable_graph.cli import main
 from durable_graph.codec import SEALED, Codec, KeyIsMissing, MalformedBytesError
-from durable_graph.core import rows as rows_module
 from durable_graph.encryption import ID, VARIABLE, Encryption, _cipher, read_encryption
-from tests.graphs import Runner
+from tests.graphs import Runner, snapshot_each_barrier
 
 OLD, NEW, OTHER = (bytes([number]) * 32 for number in (1, 2, 3))
 MARK = "MARKED"  # in every value of the user's; found nowhere in the files
@@ -118,8 +117,7 @@ def live(run: Runner, graph: CompiledGraph[Any]) -> list[Any]:
 
 
 def test_nothing_of_the_users_is_readable(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = everything(run, encryption_key=NEW, key="chain")
     with pytest.raises(ValueError, match="in an error"):
         live(run, graph)
@@ -146,8 +144,7 @@ def test_without_a_key_all_of_it_is_readable(run: Runner, tmp_path: Path) -> Non
 
 
 def test_everything_works_as_without(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = everything(run, encryption_key=NEW)
     with pytest.raises(ValueError, match="in an error"):
         live(run, graph)
@@ -203,8 +200,7 @@ def test_subgraphs_and_entrypoints(database_url: str, tmp_path: Path) -> None:
 
 def test_rotation(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain, then one key, then another: each row with the first key of its time, all of it readable."""
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     old, new = (Encryption(lambda key=key: [key]).ids()[0] for key in (OLD, NEW))  # type: ignore[misc]
     run.first(2, run.compile(drawing(run, 9)), {"n": 0}, CONFIG)
     run.first(2, run.compile(drawing(run, 9), encryption_key=OLD), None, CONFIG)
@@ -226,8 +222,7 @@ def test_rotation(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("given", [(), OTHER], ids=["no key", "another"])
 def test_a_missing_key_is_no_corrupt_log(run: Runner, given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = everything(run, encryption_key=NEW)
     run.stream(graph, {"n": 0}, CONFIG)
     run.call(graph, "signal", CONFIG, "news", 1)
@@ -352,8 +347,7 @@ def test_a_row_at_another_place_is_refused(
     run: Runner, tamper: Callable[..., None], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the chain is not signed, so that who moved it could compute all hashes anew."""
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = run.compile(drawing(run), encryption_key=NEW)
     for name in "tu":
         run.stream(graph, {"n": 0}, {"thread_id": name})
@@ -367,8 +361,7 @@ def test_a_row_at_another_place_is_refused(
 def test_a_snapshot_at_another_place_is_refused(
     run: Runner, tamper: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = run.compile(drawing(run), encryption_key=NEW)
     for name in "tu":
         run.stream(graph, {"n": 0}, {"thread_id": name})

@@ -33,10 +33,9 @@ from durable_graph import (
     interrupt,
     task,
 )
-from durable_graph.core import rows as rows_module
 from durable_graph.store import Row
 from durable_graph.store.memory import MemoryStore
-from tests.graphs import Runner
+from tests.graphs import Runner, snapshot_each_barrier
 
 CONFIG = {"thread_id": "t"}
 
@@ -361,8 +360,7 @@ def test_another_type_in_a_column_of_bytes(sqlite_url: str, column: str, value: 
 
 @pytest.mark.parametrize("value", ["'text'", "5", "x'80'", "'[]'", "x'7b7d'", "x'00646701'"])
 def test_garbage_in_a_snapshot_or_a_signal(sqlite_url: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     with Runner("sync", sqlite_url) as run:
         builder = StateGraph(State).add_node("a", lambda state: {"data": "x" * 900}).add_edge(START, "a")
         builder.add_node("b", lambda state, runtime: {"data": runtime.wait_for("news")}).add_edge("a", "b")

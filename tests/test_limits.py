@@ -21,9 +21,8 @@ from durable_graph import (
     interrupt,
     task,
 )
-from durable_graph.core import rows as rows_module
 from durable_graph.limits import MAX_DEPTH
-from tests.graphs import Calls, Runner, chain
+from tests.graphs import Calls, Runner, chain, snapshot_each_barrier
 
 CONFIG = {"thread_id": "t"}
 SMALL = Limits(row_bytes=2000)
@@ -149,8 +148,7 @@ def test_signals_that_came_in_time_keep_no_thread_from_going_on(run: Runner) -> 
 
 def test_a_snapshot_that_is_too_large_is_none(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is a cache: the rows are read."""
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = run.compile(one(run, lambda state: {"log": ["x" * 500]}), limits=SMALL)
     for _ in range(6):
         run.stream(graph, {}, CONFIG)
@@ -160,8 +158,7 @@ def test_a_snapshot_that_is_too_large_is_none(run: Runner, monkeypatch: pytest.M
 
 
 def test_a_state_may_be_deeper_than_its_updates(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
 
     class Wrapped(TypedDict, total=False):
         data: Annotated[Any, lambda old, new: [[[new]]] if new else old]

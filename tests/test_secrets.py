@@ -31,8 +31,7 @@ from durable_graph import (
     task,
 )
 from durable_graph.cli import main
-from durable_graph.core import rows as rows_module
-from tests.graphs import Runner
+from tests.graphs import Runner, snapshot_each_barrier
 
 SECRET = "sk-never-to-be-seen"
 CONFIG = {"configurable": {"thread_id": "t", "token": SECRET, "deep": {"model": [SECRET]}, "model": SECRET}}
@@ -83,8 +82,7 @@ def test_what_is_under_configurable_is_never_stored(
     run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     graph = run.compile(drawing(run), cache=True)
     modes = ["updates", "values", "custom", "tasks", "checkpoints", "debug", "events"]
     told = run.stream(graph, {"n": 0}, CONFIG, stream_mode=modes, subgraphs=True)
@@ -163,8 +161,7 @@ def filled(run: Runner, thread_id: str, mark: str) -> CompiledGraph[Any]:
 def test_deleted_is_gone(run: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the file and its WAL, while the database is open; in Postgres from all tables, and from its files after
     VACUUM, which is the server's business."""
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     for number in range(20):  # pages that are shared, split and freed
         filled(run, f"other-{number}", f"kept{number}")
     graph = filled(run, "person-4711", "MARKED")
@@ -255,8 +252,7 @@ def app_url(postgres_url: str) -> Iterator[str]:
 def test_a_role_that_may_only_add(
     app_url: str, postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows_module, "SNAPSHOT_BYTES", 1)
-    monkeypatch.setattr(rows_module, "ROWS_PER_SNAPSHOT", 0.0)
+    snapshot_each_barrier(monkeypatch)
     with Runner("sync", app_url) as run:
         graph = run.compile(drawing(run), cache=True)
         run.stream(graph, {"n": 0}, CONFIG)

@@ -110,7 +110,7 @@ class Run(Entry):
 
     def _wake(self) -> Effects:
         """A signal may have been there before the task that waits for it: then this run goes on."""
-        if not self.position.questions or not self.position.waits or self.stopped:
+        if not self.position.waits or self.stopped:
             return
         now = yield Now()
         answers, taken = yield from self._ended_waits(now)

@@ -576,6 +576,7 @@ class Sqlite(Database):
             connection.execute("PRAGMA busy_timeout=0")  # who reads just now must not hold up all that write
             try:
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                self._commits = 0
             finally:
                 connection.execute(f"PRAGMA busy_timeout={int(self._timeout * 1000)}")
 
