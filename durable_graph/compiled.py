@@ -31,7 +31,7 @@ from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, op
 from durable_graph.core.rows import Call, Effects, fork
 from durable_graph.core.schema import Schema, json_schema, model_of
 from durable_graph.core.times import iso
-from durable_graph.drivers import adrive, aiterate, drive, in_thread
+from durable_graph.drivers import adrive, aiterate, drive, in_thread, thrown_in
 from durable_graph.errors import ArgumentError, ThreadBusyError, ThreadNotFoundError
 from durable_graph.log import Config, Log, Modes, nothing
 from durable_graph.recovery import Recovered, abandoned
@@ -265,7 +265,11 @@ class CompiledGraph(Log, Generic[StateT]):
                     error = raised
                 if recovered := await in_thread(partial(self._recovered, session, thread.thread_id, error)):
                     left -= 1
-                    yield recovered
+                    try:
+                        yield recovered
+                    except BaseException as gone:
+                        await thrown_in(gone)
+                        raise
 
     # --- changing -----------------------------------------------------------------------------
 

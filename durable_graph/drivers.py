@@ -462,6 +462,7 @@ async def adrive(
                                     yield chunk
                             except BaseException as error:
                                 thrown, answer = error, True
+                                await thrown_in(error)
                     elif isinstance(effect, Next):
                         answer = await tasks.next(effect.jobs)
                     elif isinstance(effect, Save):
@@ -484,6 +485,18 @@ async def adrive(
                     keeper.close()
         if thrown is not None:
             raise thrown
+
+
+async def thrown_in(error: BaseException) -> None:
+    """To be awaited first by a generator that was thrown something at its `yield`, and that will await more.
+
+    asyncio closes a generator that was dropped in a task of its own. If the loop ends just then it cancels that task
+    before it has begun, and Python 3.11 (`async_gen_athrow_throw` in Objects/genobject.c) throws two things then:
+    CancelledError where the generator stands, and GeneratorExit into whatever it awaits first thereafter.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        with contextlib.suppress(GeneratorExit):
+            await asyncio.sleep(0)
 
 
 def _refuse_fork(effect: Effect, store: Store | None) -> None:
@@ -857,7 +870,11 @@ async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncGenerator[T, 
     try:
         while items := await keeper.run(lambda: _take(iterator, batch)):
             for item in items:
-                yield item
+                try:
+                    yield item
+                except BaseException as error:
+                    await thrown_in(error)
+                    raise
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:

@@ -818,14 +818,36 @@ def test_a_waiting_thread_is_put_right_by_whoever_tries_to_continue_it(run: Runn
     assert (after.status, after.lease_owner, after.wake_at) == ("waiting", None, before.wake_at)
 
 
+def test_a_loop_that_ends_while_it_recovers(database_url: str) -> None:
+    """As in test_stopping.py: the closing of what was dropped is cancelled before it has begun."""
+
+    async def main(graph: CompiledGraph[Any]) -> None:
+        assert (await anext(graph.arecover())).status == "finished"
+
+    with Runner("async", database_url) as run:
+        graph = run.compile(chain(run, Calls()))
+        for _ in range(4):
+            cut_off(run, graph)
+        for _ in range(3):
+            asyncio.run(main(graph))
+            assert durable_threads() == []
+        assert len(recovered(run, graph)) == 1
+
+
 def test_who_has_asked_does_not_ask_again_while_its_sibling_is_recovered(run: Runner) -> None:
     calls, config = Calls(), new_thread()
-    graph = run.compile(wide(run, calls, "ab", a=asks(calls, "a"), b=calls.failing("b", 1, KeyboardInterrupt)))
+    asked = threading.Event()
+    b = run.waiting(asked, calls.failing("b", 1, KeyboardInterrupt))
+    graph = run.compile(wide(run, calls, "ab", a=asks(calls, "a"), b=b))
+
+    def look(task: dict[str, Any]) -> None:
+        if task.get("interrupts"):
+            asked.set()
+
     with pytest.raises(KeyboardInterrupt):
-        run.invoke(graph, {"log": []}, config)
+        run.watch(look, graph, {"log": []}, config, stream_mode="tasks")
     leave(graph, config, dead_owner())
-    asked = calls.count("a")
-    assert asked == 1
+    assert calls.count("a") == 1
     assert [found.status for found in recovered(run, graph)] == ["interrupted"]
     assert (calls.count("a"), calls.count("b")) == (1, 2)
 

@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -184,6 +184,34 @@ def test_nothing_is_left(database_url: str, way: str, how: str, drawn: str) -> N
         assert run.get_state(graph, config).values["log"] == names
         assert graph.verify(config).ok
         check_idle(graph, database_url)
+    check_nothing_left(database_url, before)
+
+
+@linux
+def test_a_loop_that_ends_at_once_closes_what_was_dropped(database_url: str) -> None:
+    """asyncio.run() cancels the closing before it has begun. Then Python throws twice into a generator: first
+    CancelledError, and GeneratorExit where it awaits something for the first time after that."""
+    before, never = handles(), threading.Event()
+
+    async def waits(state: State) -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    def works_on(state: State) -> dict[str, Any]:
+        never.wait(0.05)  # it cannot be stopped
+        return {"log": ["c"]}
+
+    async def main(stream: Callable[[], AsyncIterator[Any]]) -> None:
+        await anext(stream())
+
+    with Runner("threads", database_url) as run:
+        graph = run.compile(wide(run, Calls(), "abc", b=waits, c=works_on))
+        for _ in range(3):
+            config = new_thread()
+            asyncio.run(main(partial(graph.astream, {"log": []}, config)))
+            check_idle(graph, database_url)
+            asyncio.run(main(partial(graph.aget_state_history, config)))
+            check_idle(graph, database_url)
     check_nothing_left(database_url, before)
 
 
