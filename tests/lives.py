@@ -40,6 +40,7 @@ from durable_graph.core.verify import verify
 from durable_graph.store import Store
 from durable_graph.store import databases as store_databases
 from durable_graph.store.sql import SqlStore
+from durable_graph.store.wire import Wire
 from tests import test_crashes_language as language
 from tests.test_crashes_language import State, node
 
@@ -132,8 +133,8 @@ class Moments:
         store_databases.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
 
     def count_in_postgres(self) -> None:
-        execute, execute_many = psycopg.Cursor.execute, psycopg.Cursor.executemany
-        commit, wait = psycopg.Connection.commit, psycopg.Connection.wait
+        execute, change, change_all = psycopg.Cursor.execute, Wire.change, Wire.change_all
+        commit, wait, flush = psycopg.Connection.commit, psycopg.Connection.wait, Wire._flush
 
         def is_idle(connection: Any) -> bool:
             return bool(connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE)
@@ -142,9 +143,17 @@ class Moments:
             with self.around(sql, lambda: is_idle(cursor.connection)):
                 return execute(cursor, sql, *arguments, **more)
 
-        def executing_many(cursor: Any, sql: Any, *arguments: Any, **more: Any) -> Any:
-            with self.around(sql, lambda: is_idle(cursor.connection)):
-                return execute_many(cursor, sql, *arguments, **more)
+        def changing(wire: Wire, sql: str, values: Any) -> int:
+            with self.around(sql, lambda: is_idle(wire)):
+                return change(wire, sql, values)
+
+        def changing_all(wire: Wire, sql: str, batch: Any) -> list[int]:
+            with self.around(sql, lambda: is_idle(wire)):
+                return change_all(wire, sql, batch)
+
+        def flushing(wire: Wire) -> None:
+            flush(wire)
+            self._sent()
 
         def committing(connection: Any) -> None:
             with self.around("COMMIT", lambda: True):
@@ -157,18 +166,23 @@ class Moments:
 
         # ignored as above
         psycopg.Cursor.execute = executing  # type: ignore[assignment,method-assign]
-        psycopg.Cursor.executemany = executing_many  # type: ignore[assignment,method-assign]
+        Wire.change, Wire.change_all = changing, changing_all  # type: ignore[method-assign]
+        Wire._flush = flushing  # type: ignore[method-assign]
         psycopg.Connection.commit = committing  # type: ignore[method-assign]
         psycopg.Connection.wait = waiting  # type: ignore[assignment,method-assign]
+
+    def _sent(self) -> None:
+        if getattr(self.at_statement, "name", None):
+            self.pass_by(f"sent {self.at_statement.name}")
+            self.at_statement.name = None
 
     def _looking(self, generator: Any) -> Iterator[Any]:
         """psycopg's generator of what to wait for. To wait for nothing but the answer means: all has been sent."""
         try:
             wanted = next(generator)
             while True:
-                if wanted == Wait.R and self.at_statement.name:
-                    self.pass_by(f"sent {self.at_statement.name}")
-                    self.at_statement.name = None
+                if wanted == Wait.R:
+                    self._sent()
                 wanted = generator.send((yield wanted))
         except StopIteration as done:
             return done.value

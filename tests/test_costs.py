@@ -16,6 +16,7 @@ from durable_graph import StateGraph
 from durable_graph.core.chain import row_hash
 from durable_graph.store import Row
 from durable_graph.store.texts import MARKS, Statement, texts
+from durable_graph.store.wire import Wire
 from tests.graphs import WAYS, Calls, Runner, State, counter, new_thread, wide
 
 PER_THREAD = (  # what runs, resumes and reads of one thread say: never more than a part of the log
@@ -42,14 +43,14 @@ def statements(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Iterator[l
 
         monkeypatch.setattr(sqlite3, "connect", traced)
     else:
-        for name in ("execute", "executemany"):
-            before = getattr(psycopg.Cursor, name)
+        for kind, name in ((psycopg.Cursor, "execute"), (Wire, "change"), (Wire, "change_all")):
+            before = getattr(kind, name)
 
             def spy(self: Any, query: Any, *args: Any, before: Any = before, **kwargs: Any) -> Any:
                 said.append(str(query))
                 return before(self, query, *args, **kwargs)
 
-            monkeypatch.setattr(psycopg.Cursor, name, spy)
+            monkeypatch.setattr(kind, name, spy)
     yield said
     monkeypatch.undo()
 

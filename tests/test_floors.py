@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 WINDOW = "durable_graph"  # the package itself; its modules go by their names without this prefix
 
 FLOORS = (  # lowest first
-    {"core", "errors", "store.engines", "store.texts", "store.version"},
+    {"core", "errors", "store.engines", "store.texts", "store.version", "store.wire"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
     | {"core.difference", "limits", "store.line"},
     {"core.tokens"},
@@ -61,7 +61,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
     "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"},
-    "psycopg": {"store.databases"},
+    "psycopg": {"store.databases", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "rich": {"cli", "cli.runner", "cli.show"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone

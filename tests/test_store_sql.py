@@ -31,6 +31,7 @@ from durable_graph.errors import ArgumentError, FencedError, SchemaError, StoreU
 from durable_graph.store import Claim, Row, Signal, Thread, databases, migrate, tables, version
 from durable_graph.store.databases import IDLE_READERS, Lost, Postgres, Sqlite, SqliteUrl, parse_url
 from durable_graph.store.sql import SqlStore
+from durable_graph.store.wire import Wire
 
 SECRET = "s3cr3t"
 
@@ -215,14 +216,15 @@ def test_a_step_is_one_insert_and_one_commit(lite: SqlStore) -> None:
 def test_on_postgres_too(post: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(post, steps=1)
     said: list[str] = []
-    execute = psycopg.Connection.execute
+    change = Wire.change
 
-    def record(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
-        said.append(query)
+    def record(self: Wire, sql: str, values: Any) -> int:
+        said.append(sql)
         assert self.autocommit
-        return execute(self, query, *arguments, **options)
+        return change(self, sql, values)
 
-    monkeypatch.setattr(psycopg.Connection, "execute", record)
+    monkeypatch.setattr(Wire, "change", record)
+    monkeypatch.delattr(psycopg.Connection, "execute")
     post.append([row(1)])
     assert [line.split("(")[0] for line in said] == ["INSERT INTO checkpoints "]
 
@@ -375,18 +377,36 @@ def test_on_postgres_a_commit_that_fails_fails_for_those_to_blame(post: SqlStore
     assert steps(post.rows(T)) == [0, 2, 3]
 
 
-def test_on_postgres_a_pipeline_that_loses_count_fails_nobody(post: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As psycopg's does now and then when an error comes with the commit. Whether it was one nobody knows."""
-    begin(post)
-    real, failed = psycopg.Pipeline.__exit__, []
+def test_on_postgres_what_was_prepared_may_be_gone(post: SqlStore) -> None:
+    """psycopg says DEALLOCATE ALL after a rollback, a pooler DISCARD ALL between two clients."""
+    begin(post, steps=1)
+    for step in (1, 2):
+        with post._database.reader() as connection:  # type: ignore[union-attr]
+            connection.execute("DEALLOCATE ALL")
+        post.append([row(step)])
+    with post._database.reader() as connection:  # type: ignore[union-attr]
+        connection.execute("DISCARD ALL")
+    assert waiting_appends(post, [row(step) for step in (3, 4)]) == [None] * 2
+    assert steps(post.rows(T)) == [*range(5)]
 
-    def exit_(self: Any, *args: Any) -> Any:
-        real(self, *args)
+
+def test_on_postgres_a_connection_lost_in_a_pipeline_fails_nobody(
+    post: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the commit arrived nobody knows; here it did."""
+    begin(post)
+    real, failed = Wire.change_all, []
+
+    def lost(self: Wire, *args: Any) -> Any:
+        found = real(self, *args)
         if not failed:
             failed.append(True)
-            raise IndexError("pop from an empty deque")
+            os.dup2(os.open(os.devnull, os.O_RDWR), self.fileno())  # before psycopg has looked at it
+            self.pgconn.send_query(b"SELECT 1")
+            return list(self._results_of_pipeline())
+        return found
 
-    monkeypatch.setattr(psycopg.Pipeline, "__exit__", exit_)
+    monkeypatch.setattr(Wire, "change_all", lost)
     assert waiting_appends(post, [row(step) for step in range(4)]) == [None] * 4
     assert failed
     assert steps(post.rows(T)) == [0, 1, 2, 3]
@@ -1008,6 +1028,7 @@ def test_close_gives_back_every_connection(post: SqlStore, postgres_url: str) ->
 def test_the_end_of_a_process_is_a_close(database_url: str, script: Script) -> None:
     code = """
 import sys
+from durable_graph.store.wire import Wire
 from durable_graph.store.sql import SqlStore
 from test_store_contract import begin
 begin(SqlStore(sys.argv[1]), steps=2)
@@ -1023,6 +1044,7 @@ begin(SqlStore(sys.argv[1]), steps=2)
 def test_a_child_opens_its_own(database_url: str, script: Script) -> None:
     code = """
 import os, sys
+from durable_graph.store.wire import Wire
 from durable_graph.store.sql import SqlStore
 from test_store_contract import begin, row, steps, T
 store = SqlStore(sys.argv[1])
@@ -1084,6 +1106,7 @@ def go(processes: list[subprocess.Popen[str]]) -> None:
 
 OPEN_AND_WRITE = """
 import sys
+from durable_graph.store.wire import Wire
 from durable_graph.store.sql import SqlStore
 from test_store_contract import begin, row
 store = SqlStore(sys.argv[1])

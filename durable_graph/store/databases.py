@@ -738,6 +738,8 @@ class Postgres(Database):
         try:
             import psycopg
 
+            from durable_graph.store.wire import Wire  # late, as it needs the driver
+
             self.engine = postgres_engine(url, size, self._set_up, isolation_level="AUTOCOMMIT")
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
             self._nodes_engine = postgres_engine(url, size, self._set_up, isolation_level="READ COMMITTED")
@@ -745,7 +747,7 @@ class Postgres(Database):
             raise self.unavailable(
                 f"psycopg cannot be imported ({_first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
-        self._driver = psycopg
+        self._driver, self._wire = psycopg, Wire
         self._arguments = psycopg_arguments(self.engine)
 
     @staticmethod
@@ -756,7 +758,7 @@ class Postgres(Database):
 
     def _connect(self) -> Any:
         arguments, options = self._arguments
-        connection = self._driver.connect(*arguments, **options)
+        connection = self._wire.connect(*arguments, **options)
         self._set_up(connection, None)
         connection.autocommit = True
         return connection
@@ -823,7 +825,7 @@ class Postgres(Database):
 
     def _settle_one(self, connection: Any, ticket: Ticket) -> None:
         if len(ticket.statements) == 1:
-            ticket.settle(_refused(connection.execute(*ticket.statements[0])))
+            ticket.settle(None if connection.change(*ticket.statements[0]) == 1 else 0)
             return
         try:
             self._settle_all(connection, [ticket])
@@ -833,7 +835,7 @@ class Postgres(Database):
     def _settle_all(self, connection: Any, batch: Sequence[Ticket]) -> None:
         batch = sorted(batch, key=lambda ticket: ticket.thread_id)  # else two might wait for each other's threads
         try:
-            if all(len(ticket.statements) == 1 for ticket in batch) and len({t.statements[0][0] for t in batch}) == 1:
+            if connection.takes_batches and _are_alike(batch):
                 outcome = self._execute_alike(connection, batch)
             else:
                 outcome = self._execute(connection, batch)
@@ -846,18 +848,9 @@ class Postgres(Database):
 
     def _execute_alike(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
         """One statement for many values, in a single round trip: what is sent until then is a transaction."""
-        cursor = connection.cursor()
         sql, _ = batch[0].statements[0]
-        try:
-            with self.pipeline(connection):
-                cursor.executemany(sql, [ticket.statements[0][1] for ticket in batch], returning=True)
-        except IndexError as error:  # psycopg lost count of the results, as one more came: the commit has failed
-            connection.close()
-            raise self._driver.OperationalError("a commit has failed in a pipeline") from error
-        outcome = [_refused(cursor)]
-        while cursor.nextset():
-            outcome.append(_refused(cursor))
-        return outcome
+        changed = connection.change_all(sql, [ticket.statements[0][1] for ticket in batch])
+        return [None if rows == 1 else 0 for rows in changed]
 
     def _execute(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
         """In two round trips: whether to commit depends on how all statements of a ticket went."""
@@ -872,8 +865,7 @@ class Postgres(Database):
         return outcome
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:
-        supported = self._driver.Pipeline.is_supported()  # not by a libpq before 14: then each statement waits
-        return connection.pipeline() if supported else nullcontext()
+        return connection.pipeline() if connection.pipelines else nullcontext()
 
     def result(self, cursor: Any, sized: int | None) -> list[Any]:
         return cursor.fetchall()  # type: ignore[no-any-return]  # the SQL itself stops at BATCH_BYTES
@@ -918,3 +910,9 @@ class Postgres(Database):
             return SchemaError(store=self.name, problem=problem, fix=fix)
         fix = _POSTGRES_FIXES.get(state) or _POSTGRES_FIXES.get(state[:2])
         return self.unavailable(problem, fix or "Check that the server runs and that the URL names it.")
+
+
+def _are_alike(batch: Sequence[Ticket]) -> bool:
+    """Whether all of them want the same statement, and nothing else."""
+    sql = batch[0].statements[0][0]
+    return all(len(ticket.statements) == 1 and ticket.statements[0][0] is sql for ticket in batch)
