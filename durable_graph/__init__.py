@@ -3,6 +3,7 @@
 from durable_graph.codec import TypeHook, Unregistered
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
+from durable_graph.core.difference import Change
 from durable_graph.core.model import (
     END,
     START,
@@ -23,6 +24,8 @@ from durable_graph.core.model import (
 )
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.schema import IsLastStep, RemainingSteps
+from durable_graph.core.stats import NodeStats, Stats
+from durable_graph.core.timeline import TimelineEntry
 from durable_graph.core.verify import Finding, Report
 from durable_graph.errors import (
     ArgumentError,
@@ -76,6 +79,7 @@ __all__ = [
     "Cache",
     "CachePolicy",
     "CallError",
+    "Change",
     "ChangedGraphError",
     "CheckpointNotFoundError",
     "Command",
@@ -104,6 +108,7 @@ __all__ = [
     "MutatedInputError",
     "NodeCodeError",
     "NodeError",
+    "NodeStats",
     "NodeTimeoutError",
     "Overwrite",
     "PregelTask",
@@ -119,6 +124,7 @@ __all__ = [
     "StateGraph",
     "StateSnapshot",
     "StateUpdate",
+    "Stats",
     "StoreError",
     "StoreUnavailableError",
     "StreamEvent",
@@ -129,6 +135,7 @@ __all__ = [
     "ThreadExistsError",
     "ThreadNotFoundError",
     "ThreadWaitingError",
+    "TimelineEntry",
     "TimeoutPolicy",
     "TooLargeError",
     "TypeHook",

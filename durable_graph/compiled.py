@@ -9,15 +9,13 @@ import asyncio
 import inspect
 import logging
 import math
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
 
-from durable_graph import drivers
 from durable_graph.codec import Codec, Storable
 from durable_graph.core.address import Place, places
 from durable_graph.core.caching import node_namespace
@@ -28,15 +26,14 @@ from durable_graph.core.effects import Recorded
 from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
-from durable_graph.core.rows import Call, Effects, fork
+from durable_graph.core.rows import Codec as Coder
 from durable_graph.core.schema import Schema, json_schema, model_of
-from durable_graph.core.times import iso
-from durable_graph.drivers import adrive, aiterate, drive, in_thread, thrown_in
+from durable_graph.drivers import aiterate, in_thread, thrown_in
 from durable_graph.errors import ArgumentError, ThreadBusyError, ThreadNotFoundError
-from durable_graph.log import Config, Log, Modes, nothing
+from durable_graph.log import Config, Log, Modes
 from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
-from durable_graph.store import Cache, Signal, Store
+from durable_graph.store import Cache, Store
 
 log = logging.getLogger("durable_graph")
 StateT = TypeVar("StateT")
@@ -333,41 +330,6 @@ class CompiledGraph(Log, Generic[StateT]):
         given = self._named(config)
         return config_of(str(given.thread_id), step, given.ns)
 
-    def fork(self, config: Config, to: str) -> dict[str, Any]:
-        """Make a new thread `to` that stands where this one stood at the config's step (by default now). No rows
-        are copied.
-
-        Returns the config of the new thread. Raises ThreadExistsError, ThreadNotFoundError, CheckpointNotFoundError.
-        """
-        for _ in drive(self._fork_effects(config, to), self._stored(), nothing, False, None):
-            pass
-        return config_of(to, 0)
-
-    async def afork(self, config: Config, to: str) -> dict[str, Any]:
-        """`fork` for asyncio."""
-        async for _ in adrive(nullcontext(self._fork_effects(config, to)), self._stored(), nothing, False, None):
-            pass
-        return config_of(to, 0)
-
-    def signal(self, config: Config, name: str, value: Any = None) -> None:
-        """Send a signal to a thread, for `runtime.wait_for(name)`. Kept until a task takes it; durable when it returns.
-
-        It wakes nobody by itself: continue the thread with stream(None, config) if no run is under way.
-        Raises ThreadNotFoundError; UnstorableValueError; TooLargeError.
-        """
-        store, thread_id = self._stored(), str(self._named(config).thread_id)
-        self._existing(store, thread_id)
-        if not isinstance(name, str):
-            raise ArgumentError(argument="name", problem=f"{name!r} is no name of a signal", fix="Give a text.")
-        sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
-        data = self._codec.write(value, "signal", thread_id, sent, name)
-        self._codec.check_size(len(data), value, f"The signal {name!r} of thread {thread_id!r}", thread_id=thread_id)
-        store.send(Signal(thread_id, sent, name, data))
-
-    async def asignal(self, config: Config, name: str, value: Any = None) -> None:
-        """`signal` for asyncio."""
-        await in_thread(lambda: self.signal(config, name, value))
-
     def delete_thread(self, thread_id: str, *, actor: str | None = None) -> None:
         """Remove a thread with all its rows, and those of its subgraphs. Raises ThreadNotFoundError if there is none.
 
@@ -584,13 +546,9 @@ class CompiledGraph(Log, Generic[StateT]):
             return GraphOutput(values, tuple(asked))
         return {**(values if isinstance(values, dict) else {}), INTERRUPT: asked} if asked else values
 
-    def _fork_effects(self, config: Config, to: str) -> Effects:
-        given = self._named(config)
-        self._codec.limits.check_id(to, "to")
-        run_id = str(uuid.uuid4())
-        call = Call(thread_id=to, run_id=run_id, step=given.step, recorded=given.recorded())
+    def _forked_by(self, given: CallConfig) -> tuple[Graph, Coder]:
         graph = self._graph_at(given.ns)
-        return fork(graph._graph, graph._codec.like(self._codec), self._key, call, self._thread(config))
+        return graph._graph, graph._codec.like(self._codec)
 
     def _view_of(self, ns: tuple[str, ...]) -> View:
         graph: CompiledGraph[Any] = self

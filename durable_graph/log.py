@@ -8,28 +8,56 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Self
 
+from durable_graph import drivers
 from durable_graph.codec import SEALED, Codec, Storable
 from durable_graph.core.address import Place, thread_of, way_down
 from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig, read_config
+from durable_graph.core.difference import Change, changes
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
-from durable_graph.core.history import Standing, barriers, check_step, follow, later, load, standing_at, walk
-from durable_graph.core.model import RECORDED, StateSnapshot, StreamMode, Task
+from durable_graph.core.history import (
+    Standing,
+    barriers,
+    check_step,
+    decode_body,
+    follow,
+    later,
+    load,
+    standing_at,
+    walk,
+)
+from durable_graph.core.model import RECORDED, Graph, StateSnapshot, StreamMode, Task
 from durable_graph.core.position import Child, Later, Position, Stand
-from durable_graph.core.projection import ANNOUNCED, Address, Shaper, View, empty_snapshot, snapshot_of
+from durable_graph.core.projection import (
+    ANNOUNCED,
+    Address,
+    Shaper,
+    View,
+    config_of,
+    empty_snapshot,
+    snapshot_of,
+)
+from durable_graph.core.rows import Call, Effects, fork
+from durable_graph.core.rows import Codec as Coder
+from durable_graph.core.stats import Stats, Tally
+from durable_graph.core.timeline import TimelineEntry, timeline
+from durable_graph.core.times import iso
 from durable_graph.core.verify import Report, verify
-from durable_graph.drivers import Show, aiterate, in_thread
+from durable_graph.drivers import Show, adrive, aiterate, drive, in_thread
 from durable_graph.encryption import VARIABLE, Encryption, EncryptionKey, read_encryption
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
 from durable_graph.prune import Pruned, prune, rule_of
-from durable_graph.store import Cache, Store, Thread
+from durable_graph.search import Filter, every, filter_of, found
+from durable_graph.store import Cache, Signal, Store, Thread
 from durable_graph.store.sql import SqlStore
 
 Config = Mapping[str, Any]
@@ -113,15 +141,164 @@ class Log:
         self._config: Config | None = None
         self._view = View()
 
-    def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
-        """The threads, newest change first. status: running, pending, failed or finished. graph: by name."""
-        return self._stored().threads(status=status, graph=graph, limit=limit)
+    def threads(
+        self,
+        *,
+        status: str | Collection[str] | None = None,
+        graph: str | None = None,
+        text: str | None = None,
+        newer_than: timedelta | float | None = None,
+        older_than: timedelta | float | None = None,
+        after: Thread | None = None,
+        limit: int | None = None,
+    ) -> list[Thread]:
+        """The threads, newest change first.
+
+        status: one or several of running, pending, interrupted, waiting, failed and finished. graph: by name. text:
+        part of the thread's id or of its metadata as JSON, in upper or lower case, taken literally. newer_than,
+        older_than: changed less or more than that ago, as timedelta or in seconds. after: only those behind this one,
+        the last of the page before; whatever has changed since then is on the first page by now. limit: so many at
+        most: a page costs what is on it, unless few of many threads have that `text` or `graph`.
+        Raises ArgumentError.
+        """
+        wanted = filter_of(status, graph, text, newer_than, older_than)
+        return found(self._stored(), wanted, after, limit)
 
     async def athreads(
-        self, *, status: str | None = None, graph: str | None = None, limit: int | None = None
+        self,
+        *,
+        status: str | Collection[str] | None = None,
+        graph: str | None = None,
+        text: str | None = None,
+        newer_than: timedelta | float | None = None,
+        older_than: timedelta | float | None = None,
+        after: Thread | None = None,
+        limit: int | None = None,
     ) -> list[Thread]:
         """`threads` for asyncio."""
-        return await in_thread(lambda: self.threads(status=status, graph=graph, limit=limit))
+        wanted = filter_of(status, graph, text, newer_than, older_than)
+        return await in_thread(lambda: found(self._stored(), wanted, after, limit))
+
+    def timeline(
+        self,
+        config: Config,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+        run_id: str | None = None,
+    ) -> Iterator[TimelineEntry]:
+        """What is in the thread's rows, but for what they change: an entry for each, oldest first.
+
+        after, before: only rows with after < step < before; a config that names a step is the same as `before` the
+        next one. limit: so many at most. run_id: only those of one run. Rows are read as they are asked for, a few at a
+        time, so a page costs the same in a log of any length. Rows of the thread that a fork comes from are that
+        thread's: a fork's own begin with the one that names its `origin`. Where the beginning was pruned, the first
+        is the one that the log begins at now.
+        Raises ThreadNotFoundError; CheckpointNotFoundError for a step that was pruned; CorruptCheckpointError.
+        """
+        given, thread_id = self._named(config), self._thread(config)
+        if given.step is not None:
+            before = given.step + 1 if before is None else min(before, given.step + 1)
+        return self._timeline(thread_id, given.step, after, before, limit, newest_first, run_id)
+
+    def atimeline(
+        self,
+        config: Config,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+        run_id: str | None = None,
+    ) -> AsyncIterator[TimelineEntry]:
+        """`timeline` for asyncio."""
+        entries = self.timeline(
+            config, after=after, before=before, limit=limit, newest_first=newest_first, run_id=run_id
+        )
+        return aiterate(entries)
+
+    def _timeline(
+        self,
+        thread_id: str,
+        step: int | None,
+        after: int | None,
+        before: int | None,
+        limit: int | None,
+        newest_first: bool,
+        run_id: str | None,
+    ) -> Iterator[TimelineEntry]:
+        store = self._stored()
+        self._existing(store, thread_id)
+        if step is not None:
+            check_step(store, thread_id, step)
+        yield from timeline(
+            store,
+            self._codec,
+            thread_id,
+            after=after,
+            before=before,
+            limit=limit,
+            newest_first=newest_first,
+            run_id=run_id,
+        )
+
+    def difference(self, config: Config, other: Config) -> list[Change]:
+        """What one has to change in the state that `config` names to get the one that `other` names: two steps of a
+        thread, or two threads.
+
+        The paths of what is added, removed or changed are like state['lines'][3].price. Values are compared by what
+        they hold, types that are not registered as data. Raises ThreadNotFoundError; CheckpointNotFoundError.
+        """
+        before, after = (self._state_at(each) for each in (config, other))
+        return list(changes(before, after))
+
+    async def adifference(self, config: Config, other: Config) -> list[Change]:
+        """`difference` for asyncio."""
+        return await in_thread(lambda: self.difference(config, other))
+
+    def _state_at(self, config: Config) -> Any:
+        snapshot = self.get_state(config)
+        if snapshot.created_at is None:
+            raise ThreadNotFoundError(thread_id=self._thread(config), store=self._stored().name)
+        return snapshot.values
+
+    def stats(self, config: Config | None = None, *, graph: str | None = None) -> Stats:
+        """How much there is of what, and which nodes take the time. Reads every row, but holds only the figures.
+
+        config: only of this thread and those that it called; else of all threads, and the cache. graph: only of the
+        threads of this graph. Bytes are those of values, before a database puts them into pages; by channel what was
+        written to each key of the state, which is not all that a row holds.
+        Raises ThreadNotFoundError; CorruptCheckpointError.
+        """
+        store = self._stored()
+        plain = Codec(RECORDED, self._codec.seal, self._codec.limits)  # what is counted need not be rebuilt
+        tally = Tally(plain)
+        if config is None and graph is None:
+            tally.held(store.held())
+        for thread in self._counted(store, config, graph):
+            tally.thread(thread.status)
+            if config is not None or graph is not None:
+                tally.held(store.held(thread.thread_id))
+            for row in store.rows(thread.thread_id):
+                tally.row(row, decode_body(plain, row))
+        return tally.stats()
+
+    async def astats(self, config: Config | None = None, *, graph: str | None = None) -> Stats:
+        """`stats` for asyncio."""
+        return await in_thread(lambda: self.stats(config, graph=graph))
+
+    def _counted(self, store: Store, config: Config | None, graph: str | None) -> Iterator[Thread]:
+        if config is None:
+            yield from every(store, Filter(graph=graph))
+            return
+        thread_id = self._thread(config)
+        self._existing(store, thread_id)
+        for name in (thread_id, *store.called(thread_id)):
+            thread = store.thread(name)
+            if thread is not None and graph in (None, thread.graph):
+                yield thread
 
     def replay(
         self,
@@ -514,6 +691,55 @@ class Log:
                 actor=actor,
             )
         )
+
+    # --- what needs no graph, but adds to the log ----------------------------------------------
+
+    def fork(self, config: Config, to: str) -> dict[str, Any]:
+        """Make a new thread `to` that stands where this one stood at the config's step (by default now). No rows
+        are copied.
+
+        Returns the config of the new thread. Raises ThreadExistsError, ThreadNotFoundError, CheckpointNotFoundError.
+        """
+        for _ in drive(self._fork_effects(config, to), self._stored(), nothing, False, None):
+            pass
+        return config_of(to, 0)
+
+    async def afork(self, config: Config, to: str) -> dict[str, Any]:
+        """`fork` for asyncio."""
+        async for _ in adrive(nullcontext(self._fork_effects(config, to)), self._stored(), nothing, False, None):
+            pass
+        return config_of(to, 0)
+
+    def _fork_effects(self, config: Config, to: str) -> Effects:
+        given = self._named(config)
+        self._codec.limits.check_id(to, "to")
+        run_id = str(uuid.uuid4())
+        call = Call(thread_id=to, run_id=run_id, step=given.step, recorded=given.recorded())
+        graph, codec = self._forked_by(given)
+        return fork(graph, codec, self._key, call, self._thread(config))
+
+    def _forked_by(self, given: CallConfig) -> tuple[Graph | None, Coder]:
+        """The graph that a fork is of, if it is known here, and what writes its row."""
+        return None, self._codec
+
+    def signal(self, config: Config, name: str, value: Any = None) -> None:
+        """Send a signal to a thread, for `runtime.wait_for(name)`. Kept until a task takes it; durable when it returns.
+
+        It wakes nobody by itself: continue the thread with stream(None, config) if no run is under way.
+        Raises ThreadNotFoundError; UnstorableValueError; TooLargeError.
+        """
+        store, thread_id = self._stored(), str(self._named(config).thread_id)
+        self._existing(store, thread_id)
+        if not isinstance(name, str):
+            raise ArgumentError(argument="name", problem=f"{name!r} is no name of a signal", fix="Give a text.")
+        sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
+        data = self._codec.write(value, "signal", thread_id, sent, name)
+        self._codec.check_size(len(data), value, f"The signal {name!r} of thread {thread_id!r}", thread_id=thread_id)
+        store.send(Signal(thread_id, sent, name, data))
+
+    async def asignal(self, config: Config, name: str, value: Any = None) -> None:
+        """`signal` for asyncio."""
+        await in_thread(lambda: self.signal(config, name, value))
 
     def close(self) -> None:
         """Give back the database connections. The graph opens them again when used again."""

@@ -254,6 +254,10 @@ def look(graph: Any, run: Runner) -> list[Exception]:
         lambda: run.get_state(graph, {**CONFIG, "step": 3}),
         lambda: run.history(graph, CONFIG),
         lambda: run.history(graph, {"thread_id": "f"}),
+        lambda: run.each(lambda _: None, graph, "timeline", CONFIG),
+        lambda: run.each(lambda _: None, graph, "timeline", CONFIG, newest_first=True, limit=2),
+        lambda: run.call(graph, "difference", {**CONFIG, "step": 3}, CONFIG),
+        lambda: run.call(graph, "stats"),
         lambda: run.each(lambda _: None, graph, "export_thread", CONFIG),
         lambda: run.call(graph, "verify", CONFIG),
         lambda: run.each(lambda _: None, graph, "follow", CONFIG, timeout=0),
@@ -320,6 +324,8 @@ def test_garbage_in_a_row(database_url: str, name: str) -> None:
                     lambda log=log: log.get_state(CONFIG),
                     lambda log=log: list(log.get_state_history(CONFIG)),
                     lambda log=log: list(log.export_thread(CONFIG)),
+                    lambda log=log: list(log.timeline(CONFIG)),
+                    lambda log=log: log.stats(),
                 ):
                     try:
                         call()

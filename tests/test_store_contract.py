@@ -363,10 +363,10 @@ def test_threads_are_listed_by_their_newest_change(store: Store) -> None:
     assert names() == ["t0", "t2", "t1"]
     assert names(limit=2) == ["t0", "t2"]
     assert names(limit=0) == []
-    assert names(status="failed") == ["t0", "t1"]
+    assert names(statuses=["failed"]) == ["t0", "t1"]
     assert names(graph="a") == ["t0", "t2"]
-    assert names(status="failed", graph="a", limit=5) == ["t0"]
-    assert names(status="none such") == []
+    assert names(statuses=["failed"], graph="a", limit=5) == ["t0"]
+    assert names(statuses=["none such"]) == []
 
 
 def test_running_threads_of_a_graph_the_oldest_first(store: Store) -> None:

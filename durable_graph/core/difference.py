@@ -1,4 +1,4 @@
-"""Where two values differ, as a key path that a person can follow.
+"""Where two values differ, as key paths that a person can follow.
 
 Containers and objects are compared part by part, so that a NaN equals itself and an object without an `__eq__` is
 compared by what it holds. What has neither parts nor an `__eq__` cannot be told apart and counts as equal.
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 _ABSENT = object()
 
@@ -37,6 +37,50 @@ def _first(one: Any, other: Any, path: str, met: set[tuple[int, int]]) -> str | 
         if found is not None:
             return found
     return None
+
+
+class Change(NamedTuple):
+    """One thing that is not the same in two states."""
+
+    path: str  # state['a'][3].name
+    kind: str  # added, removed or changed
+    before: Any  # None if it was added
+    after: Any  # None if it was removed
+
+
+def changes(before: Any, after: Any, path: str = "state") -> Iterator[Change]:
+    """What one has to do to `before` to get `after`, in its order. Of lists the equal ends are taken off first, so that
+    what was put in or taken out in one place is one change; the places of what was removed are those before."""
+    if first_difference(before, after) is None:
+        return
+    parts, others = _parts(before), _parts(after)
+    if type(before) is not type(after) or parts is None or others is None:
+        yield Change(path, "changed", before, after)
+    elif isinstance(before, list | tuple | deque) and not list(_attributes(before)):
+        yield from _changed_items(list(before), list(after), path)
+    else:
+        for label in [*parts, *(label for label in others if label not in parts)]:
+            yield from _changed_part(parts.get(label, _ABSENT), others.get(label, _ABSENT), path + label)
+
+
+def _changed_part(before: Any, after: Any, path: str) -> Iterator[Change]:
+    if after is _ABSENT:
+        yield Change(path, "removed", before, None)
+    elif before is _ABSENT:
+        yield Change(path, "added", None, after)
+    else:
+        yield from changes(before, after, path)
+
+
+def _changed_items(before: list[Any], after: list[Any], path: str) -> Iterator[Change]:
+    shorter = min(len(before), len(after))
+    first = next((at for at in range(shorter) if first_difference(before[at], after[at]) is not None), shorter)
+    last = shorter - first  # of how many at the end it is to be seen whether they are equal
+    tail = next((at for at in range(last) if first_difference(before[-1 - at], after[-1 - at]) is not None), last)
+    for at in range(first, max(len(before), len(after)) - tail):
+        mine = before[at] if at < len(before) - tail else _ABSENT
+        its = after[at] if at < len(after) - tail else _ABSENT
+        yield from _changed_part(mine, its, f"{path}[{at}]")
 
 
 def _parts(value: Any) -> Mapping[str, Any] | None:

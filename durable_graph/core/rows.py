@@ -252,21 +252,24 @@ def _wake_at(position: Position) -> str | None:
     return min((wait.until for wait in position.waits.values() if wait.until), default=None)
 
 
-def fork(graph: Graph, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:
-    """Make the thread `call.thread_id`, whose first row points at a step of the thread `origin`."""
+def fork(graph: Graph | None, codec: Codec, key: bytes | None, call: Call, origin: str) -> Effects:
+    """Make the thread `call.thread_id`, whose first row points at a step of the thread `origin`. Its graph: that of
+    the origin if it is not known here."""
     now = yield Now()
     position = yield Ask(lambda store: load(store, codec, origin, call.step))
-    if position is None:
+    thread = yield Ask(lambda store: store.thread(origin))
+    if position is None or thread is None:
         name = yield Ask(lambda store: store.name)
         raise ThreadNotFoundError(thread_id=origin, store=name)
+    drawn = thread if graph is None else graph
     at, step = iso(now), position.step
     body = {"parent": [origin, step], "run": {**call.recorded}}
     data = codec.write(body, "row", call.thread_id, 0)
     columns = (call.thread_id, 0, step, "fork", position.superstep + 1, None, None, call.run_id, 1, at)
     row = Row(*columns[:9], data, at, row_hash(position.hash, columns, data, key))
     values = {
-        "graph": graph.name,
-        "fingerprint": position.graph.get("fingerprint", graph.fingerprint),
+        "graph": thread.graph if graph is None else graph.name,
+        "fingerprint": position.graph.get("fingerprint", drawn.fingerprint),
         "status": _status(position),
         "epoch": 1,
         "parent_thread_id": origin,

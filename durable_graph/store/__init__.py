@@ -89,6 +89,15 @@ class Size(NamedTuple):
     bytes: int  # of the rows' bodies, and of what snapshots, stubs and signals hold
 
 
+class Held(NamedTuple):
+    """Bytes that a database holds beside the rows of the log."""
+
+    snapshots: int
+    stubs: int  # the states that stand for what was pruned
+    signals: int  # that nobody has taken yet
+    cache: int  # of no thread: 0 if one is asked for
+
+
 class Signal(NamedTuple):
     """Something sent to a thread, kept until a task that waits for it takes it."""
 
@@ -189,8 +198,19 @@ class Store(Cache, Protocol):
 
     def thread(self, thread_id: str) -> Thread | None: ...
 
-    def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
-        """Newest change first."""
+    def threads(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        graph: str | None = None,
+        since: str | None = None,
+        before: str | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Thread]:
+        """Newest change first, and of the same moment by their ids, backwards; from behind one whose (updated_at,
+        thread_id) `after` is. Only those that have one of the statuses, this graph, and were changed after `since` and
+        before `before`. A page of them costs no more where there are many threads, if not for `graph`."""
 
     def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
         """Threads of this graph that have the status running, oldest change first, from behind one whose
@@ -253,6 +273,9 @@ class Store(Cache, Protocol):
         """`delete`, if the thread still has this epoch and nobody has forked it."""
 
     def stub(self, thread_id: str) -> Stub | None: ...
+
+    def held(self, thread_id: str | None = None) -> Held:
+        """How much a thread has, or all of them, besides its rows. Looks at everything: for operators."""
 
     def cut(self, stub: Stub, epoch: int, *, alone: bool = False) -> bool:
         """Let the thread begin at the stub, with the next epoch, if it still has this one and nobody has forked it
@@ -331,6 +354,13 @@ def check_leases(leases: Sequence[tuple[str, str]], expires_at: str) -> None:
     for thread_id, owner in leases:
         check_id(thread_id)
         check_text("owner", owner)
+
+
+def check_page(statuses: Sequence[str], graph: str | None, since: str | None, before: str | None) -> None:
+    for status in statuses:
+        check_text("status", status)
+    for argument, text in {"graph": graph, "since": since, "before": before}.items():
+        check_text(argument, text or "")
 
 
 def check_text(argument: str, text: str) -> None:

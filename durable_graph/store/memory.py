@@ -15,6 +15,7 @@ from durable_graph.errors import ArgumentError, CallError, FencedError, ThreadEx
 from durable_graph.store import (
     Claim,
     Entry,
+    Held,
     Origin,
     Row,
     Signal,
@@ -27,6 +28,7 @@ from durable_graph.store import (
     check_id,
     check_item,
     check_leases,
+    check_page,
     check_row,
     check_text,
     origin_of,
@@ -265,6 +267,16 @@ class MemoryStore:
                 held += [signal.value for name in names for signal in self._signals.get(name, {}).values()]
             return Size(0 if until is not None else len(names), len(rows), sum(map(len, [*rows, *held])))
 
+    def held(self, thread_id: str | None = None) -> Held:
+        check_id(thread_id or "")
+        with self._lock:
+            names = set(self._threads) if thread_id is None else {thread_id}
+            states = [state for name in names for state in self._snapshots.get(name, {}).values()]
+            stubs = [self._stubs[name].state for name in names if name in self._stubs]
+            signals = [signal.value for name in names for signal in self._signals.get(name, {}).values()]
+            cached = [entry.value for entry in self._cache.entries()] if thread_id is None else []
+            return Held(*(sum(map(len, values)) for values in (states, stubs, signals, cached)))
+
     def vacuum(self) -> tuple[int, int]:
         return 0, 0  # nothing is kept for later
 
@@ -314,13 +326,28 @@ class MemoryStore:
         with self._lock:
             return self._threads.get(thread_id)
 
-    def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
-        check_text("status", status or "")
-        check_text("graph", graph or "")
+    def threads(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        graph: str | None = None,
+        since: str | None = None,
+        before: str | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Thread]:
+        check_page(statuses, graph, since, before)
         with self._lock:
-            found = sorted(self._threads.values())
-        found.sort(key=lambda thread: thread.updated_at, reverse=True)
-        wanted = [one for one in found if status in (None, one.status) and graph in (None, one.graph)]
+            found = sorted(self._threads.values(), key=_since, reverse=True)
+        wanted = [
+            one
+            for one in found
+            if (not statuses or one.status in statuses)
+            and graph in (None, one.graph)
+            and (since is None or one.updated_at > since)
+            and (before is None or one.updated_at < before)
+            and (after is None or _since(one) < after)
+        ]
         return wanted if limit is None else wanted[: max(limit, 0)]
 
     def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:

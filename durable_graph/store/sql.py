@@ -20,6 +20,7 @@ from durable_graph.errors import ArgumentError, CallError, FencedError, StoreErr
 from durable_graph.store import (
     Claim,
     Entry,
+    Held,
     Origin,
     Row,
     Signal,
@@ -31,6 +32,7 @@ from durable_graph.store import (
     check_id,
     check_item,
     check_leases,
+    check_page,
     check_row,
     check_text,
     origin_of,
@@ -57,6 +59,7 @@ PURGE_ROWS = 100  # expired entries that leave the cache, at most, whenever some
 BATCH_LEASES = 512  # that one statement renews
 CONFLICTS = 6  # so many in a row are nobody's bad luck: after 0.6 s of pauses it is an error
 MAX_STEP = 2**63 - 1  # what a database takes
+ALWAYS = "9999"  # later than every time, however a database orders text
 BODY = Row._fields.index("body")
 LAST = -1  # where `bodies` has it
 
@@ -328,12 +331,28 @@ class SqlStore:
         found = database.fetch(*self._sql.thread.bind(thread_id=thread_id))
         return Thread._make(found[0]) if found else None
 
-    def threads(self, *, status: str | None = None, graph: str | None = None, limit: int | None = None) -> list[Thread]:
-        given = {"status": status, "graph": graph}
-        wanted = {column: value for column, value in given.items() if value is not None}
-        for argument, value in wanted.items():
-            check_text(argument, value)
-        statement = self._sql.form("threads", *wanted).bind(**wanted, count=_count(limit))
+    def threads(
+        self,
+        *,
+        statuses: Sequence[str] = (),
+        graph: str | None = None,
+        since: str | None = None,
+        before: str | None = None,
+        after: tuple[str, str] | None = None,
+        limit: int | None = None,
+    ) -> list[Thread]:
+        check_page(statuses, graph, since, before)
+        form, given = _filters(statuses, graph)
+        updated_at, thread_id = after or (ALWAYS, "")
+        check_text("after", thread_id)
+        statement = self._sql.form("threads", *form).bind(
+            **given,
+            since=since or "",
+            before=before or ALWAYS,
+            updated_at=updated_at,
+            thread_id=thread_id,
+            count=_count(limit),
+        )
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 
     def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
@@ -421,6 +440,14 @@ class SqlStore:
         check_id(thread_id)
         found = self._run(Database.fetch, *self._sql.stub.bind(thread_id=thread_id))
         return Stub._make(found[0]) if found else None
+
+    def held(self, thread_id: str | None = None) -> Held:
+        if thread_id is None:
+            found = self._run(Database.fetch, *self._sql.held.bind())
+        else:
+            check_id(thread_id)
+            found = self._run(Database.fetch, *self._sql.form("held", "thread_id").bind(thread_id=thread_id))
+        return Held(*(int(number) for number in found[0]))
 
     # --- the cache
 
@@ -604,6 +631,17 @@ def _vacuum(database: Database) -> tuple[int, int]:
 
 def _fenced(row: Row) -> FencedError:
     return FencedError(thread_id=row.thread_id, step=row.step, epoch=row.epoch)
+
+
+def _filters(statuses: Sequence[str], graph: str | None) -> tuple[list[str], dict[str, str]]:
+    """The form of the statement that lists threads, and its values."""
+    form, given = ([], {}) if graph is None else (["graph"], {"graph": graph})
+    wanted = sorted(set(statuses))
+    if len(wanted) == 1:
+        return [*form, "status"], {**given, "status": wanted[0]}
+    places = 1 << (len(wanted) - 1).bit_length() if wanted else 0  # lest there be a statement for each number
+    named = {f"status_{place}": (wanted[place] if place < len(wanted) else "") for place in range(places)}
+    return [*form, *([str(places)] if places else [])], {**given, **named}
 
 
 def _count(limit: int | None) -> int:

@@ -39,7 +39,6 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    true,
     tuple_,
     union_all,
     update,
@@ -60,7 +59,11 @@ FORMS: dict[str, Sequence[Sequence[str]]] = {  # of the statements that have sev
     "new_thread": [tuple(column.name for column in threads.c if column.name != "thread_id")],
     "renew": [("1",), ("2",), ("4",), ("8",), ("16",)],
     "trim": [("checkpoints",), ("snapshots",)],
-    "threads": [(), ("graph",), ("status",), ("graph", "status")],
+    "threads": [
+        *[(), ("graph",), ("status",), ("graph", "status")],
+        *[("2",), ("4",), ("8",), ("graph", "2"), ("graph", "4"), ("graph", "8")],
+    ],
+    "held": [(), ("thread_id",)],
 }
 
 
@@ -169,10 +172,28 @@ class Statements:
         deeper = select(threads.c.thread_id).join(below, threads.c.called_by == below.c.thread_id)
         return select(below.union(deeper).c.thread_id)
 
-    def threads(self, *columns: str) -> ClauseElement:
-        newest = select(threads).order_by(threads.c.updated_at.desc(), threads.c.thread_id)
-        wanted = [_is(threads.c[column]) for column in columns]
-        return newest.where(true(), *wanted).limit(_number("count"))
+    def threads(self, *form: str) -> ClauseElement:
+        """The columns in the form have to have values; a number: that many statuses. For each of these the index gives
+        the newest threads, and of all of them the newest are taken: one look at each status, whatever there is."""
+        of_graph = [_is(threads.c.graph)] if "graph" in form else []
+        numbers = [int(name) for name in form if name.isdigit()]
+        if not numbers:
+            return self._newest(*of_graph, *([_is(threads.c.status)] if "status" in form else []))
+        names = [f"status_{place}" for place in range(numbers[0])]
+        parts = [
+            select(self._newest(*of_graph, threads.c.status == bindparam(name, type_=Text())).subquery())
+            for name in names
+        ]
+        every = union_all(*parts).subquery()
+        order = every.c.updated_at.desc(), every.c.thread_id.desc()
+        return select(every).order_by(*order).limit(_number("count"))
+
+    def _newest(self, *wanted: ColumnElement[bool]) -> Select[Any]:
+        at, name = threads.c.updated_at, threads.c.thread_id
+        behind = tuple_(at, name) < tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
+        between = at > bindparam("since", type_=Text()), at < bindparam("before", type_=Text())
+        page = select(threads).where(*wanted, *between, behind)
+        return page.order_by(at.desc(), name.desc()).limit(_number("count"))
 
     def running(self) -> ClauseElement:
         status, graph, at, name = (threads.c[each] for each in ("status", "graph", "updated_at", "thread_id"))
@@ -258,6 +279,16 @@ class Statements:
         stands_for = select(stubs.c.step).where(_is(stubs.c.thread_id)).scalar_subquery()
         old = found.step < _number("until"), found.step < stands_for
         return delete(metadata.tables[table]).where(_is(found.thread_id), *old)
+
+    def held(self, thread_id: str = "") -> ClauseElement:
+        """Bytes of snapshots, stubs, signals and, of all threads, the cache."""
+
+        def total(content: Column[Any]) -> ColumnElement[Any]:
+            size = select(func.coalesce(func.sum(func.length(content)), 0))
+            return (size.where(_is(content.table.c.thread_id)) if thread_id else size).scalar_subquery()
+
+        values = [total(content) for content in (snapshots.c.state, stubs.c.state, signals.c.value)]
+        return select(*values, literal_column("0") if thread_id else total(kept.c.value))
 
     # --- signals
 
