@@ -825,6 +825,18 @@ def test_tasks_show_a_key_written_twice_as_writes(run: Runner) -> None:
     assert chunks[-1] == ("values", {"log": ["1", "2"]})
 
 
+class Hidden(Written, total=False):
+    note: Annotated[list[str], operator.add]
+
+
+def test_tasks_show_no_hidden_key_of_several_writes(run: Runner) -> None:
+    builder = StateGraph(Hidden)
+    builder.add_node("a", run.node(lambda state: [Command(update={"note": ["x"]}), {"note": ["y"]}, {"log": ["2"]}]))
+    graph = run.compile(builder.add_edge(START, "a"))
+    chunks = run.stream(graph, {"log": []}, stream_mode="tasks", output_keys=["log"])
+    assert [chunk["result"] for chunk in chunks if "result" in chunk] == [{"log": ["2"]}]
+
+
 def test_values_of_a_continued_stream_begin_with_the_state_it_continues_from(run: Runner) -> None:
     graph, config = run.compile(chain(run, Calls())), new_thread()
     run.first(1, graph, {"log": []}, config)

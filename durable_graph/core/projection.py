@@ -73,8 +73,9 @@ class View:
     def result(self, update: Update) -> dict[str, Any]:
         """In LangGraph's form: a key that was written more than once has {"$writes": [...]}."""
         writes: dict[str, list[Any]] = {}
-        for key, value in pairs(self.update(update)):
-            writes.setdefault(key, []).append(value)
+        for key, value in pairs(update):
+            if self._output is None or key in self._output:
+                writes.setdefault(key, []).append(detached(value))
         return {key: values[0] if len(values) == 1 else {"$writes": values} for key, values in writes.items()}
 
     def written(self, update: Update) -> Iterable[tuple[str, Any]]:
