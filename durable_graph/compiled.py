@@ -399,7 +399,8 @@ class CompiledGraph(Log, Generic[StateT]):
         return self._graph.channels
 
     def get_graph(self, config: Config | None = None, *, xray: int | bool = False) -> Picture:
-        """The drawing, for `draw_mermaid()`. xray: also inside subgraphs, so many graphs down or, with True, all."""
+        """The drawing, for `draw_svg()`, `draw_png()`, `draw_mermaid()`. xray: also inside subgraphs, so many graphs
+        down or, with True, all."""
         deeper = xray if xray is True else xray - 1
 
         def inside(node: str) -> Picture | None:
@@ -411,6 +412,10 @@ class CompiledGraph(Log, Generic[StateT]):
     async def aget_graph(self, config: Config | None = None, *, xray: int | bool = False) -> Picture:
         """`get_graph` for asyncio."""
         return self.get_graph(config, xray=xray)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """For notebooks: the drawing."""
+        return {**self.get_graph()._repr_mimebundle_(), "text/plain": repr(self)}
 
     def get_subgraphs(
         self, *, namespace: str | None = None, recurse: bool = False

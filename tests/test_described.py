@@ -233,13 +233,6 @@ def test_pictures_look_into_subgraphs() -> None:
     ]
 
 
-def test_the_name_of_an_image_says_how_to_get_one() -> None:
-    picture = graph_of("a").get_graph()
-    for call in (picture.draw_mermaid_png, picture.draw_png):
-        with pytest.raises(CallError, match="mmdc"):
-            call()
-
-
 # --- managed values ---------------------------------------------------------------------------
 
 

@@ -19,14 +19,16 @@ ROOT = Path(__file__).parent.parent
 WINDOW = "durable_graph"  # the package itself; its modules go by their names without this prefix
 
 FLOORS = (  # lowest first
-    {"core", "errors", "store.engines", "store.texts", "store.version", "store.wire"},
+    {"core", "errors", "store.engines", "store.texts", "store.version", "store.wire"}
+    | {"core.edge", "core.layout", "core.paper"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
+    | {"core.png"}
     | {"core.difference", "limits", "store.line"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
-    {"core.picture", "core.position", "core.runtime", "encryption", "store", "store.databases", "store.statements"},
-    {"core.effects", "core.output", "core.shape", "core.verify", "messages"},
+    {"core.position", "core.runtime", "encryption", "store", "store.databases", "store.statements"} | {"core.svg"},
+    {"core.effects", "core.output", "core.picture", "core.shape", "core.verify", "messages"},
     {"core.changes", "core.planner"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.task", "core.timeline", "core.rows", "store.memory", "store.migrate", "store.sql"},
@@ -64,13 +66,24 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"},
     "psycopg": {"store.databases", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
+    "resvg_py": {"core.png"},
     "rich": {"cli", "cli.runner", "cli.show"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
     | {"store.databases", "store.engines", "store.migrate", "store.statements", "store.tables"},
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick
-NOT_AT_START = {"alembic", "click", "cryptography", "langchain_core", "psycopg", "pydantic", "rich", "sqlalchemy"}
+NOT_AT_START = {
+    "alembic",
+    "click",
+    "cryptography",
+    "langchain_core",
+    "psycopg",
+    "pydantic",
+    "resvg_py",
+    "rich",
+    "sqlalchemy",
+}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 BACK_DOORS = {"cli": {"cli.ending", "cli.runner", "cli.show", "cli.target", "store.migrate"}}

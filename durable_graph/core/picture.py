@@ -1,23 +1,16 @@
-"""A drawing as a picture: its nodes and edges, and Mermaid text of them."""
+"""A drawing as a picture: its nodes and edges; as Mermaid text, as SVG and as PNG."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from durable_graph.core.edge import Edge
 from durable_graph.core.model import END, START, Graph, Node
-from durable_graph.errors import CallError
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """One arrow. `label` is the router's answer, where that is not the target's name."""
-
-    source: str
-    target: str
-    label: str | None = None
-    conditional: bool = False
+from durable_graph.core.png import png_of
+from durable_graph.core.svg import draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +31,38 @@ class Picture:
         """The arrows as plain text, one a line; dotted ones as in Mermaid."""
         return "".join([f"{edge.source} {_arrow(edge, str)} {edge.target}\n" for edge in self.edges])
 
-    def draw_mermaid_png(self, *_: object, **__: object) -> bytes:
-        """Not here: raises CallError, which says how to get one."""
-        raise CallError(
-            problem="this library draws no images, since that takes a browser or somebody else's server",
-            fix="Give the text of draw_mermaid() to a Mermaid renderer: most editors and forges show it, and "
-            "`mmdc -i graph.mmd -o graph.png` of mermaid-cli makes a file",
-        )
+    def draw_svg(self, states: Mapping[str, str] | None = None) -> str:
+        """An SVG document, readable on light and on dark: layers from START to END, dotted arrows where a router or
+        a Command decides, frames around subgraphs.
 
-    draw_png = draw_mermaid_png
+        states: by node (or by the node that a subgraph is, for its frame): "done", "running", "waiting", "failed" or
+            "next". They show as colour and as a sign. A node that the picture has not is passed over, since a thread
+            may have run other code.
+
+        The same picture gives the same text. It holds no script and refers to nothing outside; every node is a
+        `<g class="node" data-node="..." data-state="...">`, every edge a `<g class="edge" data-source="..."
+        data-target="...">`, and all colours are attributes, for a page's own style sheet to override
+        (`.durable-graph .box`, `.done` ...). Raises ArgumentError for another state.
+        """
+        return draw(self.nodes, self.edges, states or {})
+
+    def draw_png(self, states: Mapping[str, str] | None = None, *, zoom: float = 2.0) -> bytes:
+        """`draw_svg` as a PNG image, on light paper. zoom: pixels of the image for one of the SVG.
+
+        Takes `pip install "durable-graph[png]"` and a font on this machine; raises CallError where one is missing.
+        """
+        return png_of(self.draw_svg(states), zoom)
+
+    def draw_mermaid_png(self, *_: object, **__: object) -> bytes:
+        """`draw_png` by LangGraph's name. Its arguments are those of a Mermaid renderer, and change nothing here."""
+        return self.draw_png()
+
+    def _repr_svg_(self) -> str:
+        return self.draw_svg()
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        """For notebooks."""
+        return {"text/plain": repr(self), "image/svg+xml": self.draw_svg()}
 
 
 def _boxes(nodes: Sequence[str], ids: dict[str, str], above: tuple[str, ...]) -> Iterator[str]:
