@@ -133,7 +133,7 @@ class Moments:
         store_databases.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
 
     def count_in_postgres(self) -> None:
-        execute, change, change_all = psycopg.Cursor.execute, Wire.change, Wire.change_all
+        execute, change, at_once = psycopg.Cursor.execute, Wire._change, Wire._at_once
         commit, wait, flush = psycopg.Connection.commit, psycopg.Connection.wait, Wire._flush
 
         def is_idle(connection: Any) -> bool:
@@ -147,9 +147,9 @@ class Moments:
             with self.around(sql, lambda: is_idle(wire)):
                 return change(wire, sql, values)
 
-        def changing_all(wire: Wire, sql: str, batch: Any) -> list[int]:
-            with self.around(sql, lambda: is_idle(wire)):
-                return change_all(wire, sql, batch)
+        def sending(wire: Wire, statements: Any) -> list[int]:
+            with self.around(statements[-1][0], lambda: is_idle(wire)):
+                return at_once(wire, statements)
 
         def flushing(wire: Wire) -> None:
             flush(wire)
@@ -166,7 +166,7 @@ class Moments:
 
         # ignored as above
         psycopg.Cursor.execute = executing  # type: ignore[assignment,method-assign]
-        Wire.change, Wire.change_all = changing, changing_all  # type: ignore[method-assign]
+        Wire._change, Wire._at_once = changing, sending  # type: ignore[method-assign]
         Wire._flush = flushing  # type: ignore[method-assign]
         psycopg.Connection.commit = committing  # type: ignore[method-assign]
         psycopg.Connection.wait = waiting  # type: ignore[assignment,method-assign]

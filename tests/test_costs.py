@@ -43,14 +43,24 @@ def statements(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Iterator[l
 
         monkeypatch.setattr(sqlite3, "connect", traced)
     else:
-        for kind, name in ((psycopg.Cursor, "execute"), (Wire, "change"), (Wire, "change_all")):
-            before = getattr(kind, name)
+        execute, at_once = psycopg.Cursor.execute, Wire._at_once
 
-            def spy(self: Any, query: Any, *args: Any, before: Any = before, **kwargs: Any) -> Any:
-                said.append(str(query))
-                return before(self, query, *args, **kwargs)
+        def executing(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+            said.append(str(query))
+            return execute(self, query, *args, **kwargs)
 
-            monkeypatch.setattr(kind, name, spy)
+        def sending(self: Wire, statements: Any) -> list[int]:
+            said.extend(sql for sql, _ in statements)
+            return at_once(self, statements)
+
+        def changing(self: Wire, sql: str, values: Any) -> int:
+            said.append(sql)
+            return change(self, sql, values)
+
+        change = Wire._change
+        monkeypatch.setattr(psycopg.Cursor, "execute", executing)
+        monkeypatch.setattr(Wire, "_at_once", sending)
+        monkeypatch.setattr(Wire, "_change", changing)
     yield said
     monkeypatch.undo()
 

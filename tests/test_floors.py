@@ -19,11 +19,10 @@ ROOT = Path(__file__).parent.parent
 WINDOW = "durable_graph"  # the package itself; its modules go by their names without this prefix
 
 FLOORS = (  # lowest first
-    {"core", "errors", "store.engines", "store.texts", "store.version", "store.wire"}
-    | {"core.edge", "core.layout", "core.paper"},
+    {"core", "errors", "store.engines", "store.texts", "store.version"} | {"core.edge", "core.layout", "core.paper"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
     | {"core.png"}
-    | {"core.difference", "limits", "store.line"},
+    | {"core.difference", "limits", "store.line", "store.wire"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},

@@ -150,7 +150,9 @@ class Entry(Jobs):
             self.epoch = thread.epoch
         step, origin = yield from self._way()
         watch = codec.watching()
-        position: Position | None = yield Ask(lambda store: load(store, watch, call.thread_id, step))
+        position: Position | None = None
+        if thread is not None:
+            position = yield Ask(lambda store: load(store, watch, call.thread_id, step))
         if call.task and (position is None or position.run.get("task") != call.task):
             origin = call.origin or call.base
         if origin is not None:

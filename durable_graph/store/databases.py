@@ -386,10 +386,10 @@ class Database(ABC):
         """In a child process, where all that is open is the parent's: let go of what cannot stay until the end."""
 
 
-def _refused(*cursors: Any) -> int | None:
+def _refused(changed: Sequence[int]) -> int | None:
     """The number of the first statement that did not change one row."""
-    for number, cursor in enumerate(cursors):
-        if cursor.rowcount != 1:
+    for number, rows in enumerate(changed):
+        if rows != 1:
             return number
     return None
 
@@ -552,7 +552,7 @@ class Sqlite(Database):
         if len(batch) == 1:
             ticket = batch[0]
             if len(ticket.statements) == 1:
-                ticket.settle(_refused(connection.execute(*ticket.statements[0])))
+                ticket.settle(_refused([connection.execute(*ticket.statements[0]).rowcount]))
             else:
                 _settle_whole(connection, ticket)
             return
@@ -687,7 +687,7 @@ def _settle_all(connection: sqlite3.Connection, batch: Sequence[Ticket]) -> None
     try:
         connection.execute("BEGIN IMMEDIATE")
         for ticket in batch:
-            refused = _refused(*[connection.execute(*statement) for statement in ticket.statements])
+            refused = _refused([connection.execute(*statement).rowcount for statement in ticket.statements])
             if refused is not None and len(ticket.statements) > 1:
                 raise Undone(refused)
             outcome.append(refused)
@@ -825,7 +825,7 @@ class Postgres(Database):
 
     def _settle_one(self, connection: Any, ticket: Ticket) -> None:
         if len(ticket.statements) == 1:
-            ticket.settle(None if connection.change(*ticket.statements[0]) == 1 else 0)
+            ticket.settle(_refused([connection.change(*ticket.statements[0])]))
             return
         try:
             self._settle_all(connection, [ticket])
@@ -850,18 +850,16 @@ class Postgres(Database):
         """One statement for many values, in a single round trip: what is sent until then is a transaction."""
         sql, _ = batch[0].statements[0]
         changed = connection.change_all(sql, [ticket.statements[0][1] for ticket in batch])
-        return [None if rows == 1 else 0 for rows in changed]
+        return [_refused([rows]) for rows in changed]
 
     def _execute(self, connection: Any, batch: Sequence[Ticket]) -> list[int | None]:
         """In two round trips: whether to commit depends on how all statements of a ticket went."""
-        with self.pipeline(connection):
-            connection.execute(self.begin)
-            cursors = [[connection.execute(*each) for each in ticket.statements] for ticket in batch]
-        outcome = [_refused(*each) for each in cursors]
+        changed = iter(connection.begin([each for ticket in batch for each in ticket.statements]))
+        outcome = [_refused([next(changed) for _ in ticket.statements]) for ticket in batch]
         for ticket, refused in zip(batch, outcome, strict=True):
             if refused is not None and len(ticket.statements) > 1:
                 raise Undone(refused)
-        connection.execute("COMMIT")
+        connection.end()
         return outcome
 
     def pipeline(self, connection: Any) -> AbstractContextManager[Any]:

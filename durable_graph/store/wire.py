@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from itertools import count
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format
+
+from durable_graph.store.texts import Bound
 
 BYTEA = 17  # pg_type.oid. All other types the casts in the SQL name
 ChangedT = TypeVar("ChangedT", int, list[int])
@@ -67,6 +70,25 @@ class Wire(psycopg.Connection[Any]):
         """One statement with many values, in one round trip and one transaction: how many rows each has changed."""
         return self._prepared_anew(self._change_all, sql, batch)
 
+    def begin(self, statements: Sequence[Bound]) -> list[int]:
+        """Open a transaction and execute these in it, in one round trip: how many rows each has changed. To be followed
+        by `end`, or by a rollback."""
+        if not self.takes_batches:
+            with self.pipeline() if self.pipelines else nullcontext():
+                self.execute("BEGIN")
+                cursors = [self.execute(*statement) for statement in statements]
+            return [cursor.rowcount for cursor in cursors]
+        try:
+            return self._begin(statements)
+        except psycopg.errors.InvalidSqlStatementName:
+            self.rollback()
+            self._statements.clear()
+            return self._begin(statements)
+
+    def end(self) -> None:
+        """Commit the transaction that `begin` has opened."""
+        self.change("COMMIT", ())
+
     def _prepared_anew(self, change: Callable[[str, Any], ChangedT], sql: str, values: Any) -> ChangedT:
         """Where the server has forgotten what was prepared, as with DEALLOCATE ALL, which psycopg says after a
         rollback, nothing has been executed."""
@@ -82,9 +104,15 @@ class Wire(psycopg.Connection[Any]):
         return self._outcome()
 
     def _change_all(self, sql: str, batch: Sequence[Sequence[Any]]) -> list[int]:
-        pgconn, name = self.pgconn, self._name(sql, batch[0])
+        return self._at_once([(sql, values) for values in batch])
+
+    def _begin(self, statements: Sequence[Bound]) -> list[int]:
+        return self._at_once([("BEGIN", ()), *statements])[1:]
+
+    def _at_once(self, statements: Sequence[Bound]) -> list[int]:
+        pgconn, names = self.pgconn, [self._name(*statement) for statement in statements]
         pgconn.enter_pipeline_mode()
-        for values in batch:
+        for name, (_, values) in zip(names, statements, strict=True):
             pgconn.send_query_prepared(name, [_sent(value) for value in values], _formats(values))
         pgconn.pipeline_sync()
         self._flush()
