@@ -4,6 +4,7 @@ from durable_graph.codec import TypeHook, Unregistered
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.channels import REMOVE_ALL_MESSAGES, Overwrite, declare_replayable
 from durable_graph.core.difference import Change
+from durable_graph.core.gantt import TimelinePicture, draw_timeline
 from durable_graph.core.model import (
     END,
     START,
@@ -22,6 +23,7 @@ from durable_graph.core.model import (
     TimeoutPolicy,
     Wait,
 )
+from durable_graph.core.picture import Picture
 from durable_graph.core.runtime import Runtime, StreamWriter, get_config, get_runtime, get_stream_writer, interrupt
 from durable_graph.core.schema import IsLastStep, RemainingSteps
 from durable_graph.core.stats import NodeStats, Stats
@@ -111,6 +113,7 @@ __all__ = [
     "NodeStats",
     "NodeTimeoutError",
     "Overwrite",
+    "Picture",
     "PregelTask",
     "Pruned",
     "Recovered",
@@ -136,6 +139,7 @@ __all__ = [
     "ThreadNotFoundError",
     "ThreadWaitingError",
     "TimelineEntry",
+    "TimelinePicture",
     "TimeoutPolicy",
     "TooLargeError",
     "TypeHook",
@@ -145,6 +149,7 @@ __all__ = [
     "Wait",
     "add_messages",
     "declare_replayable",
+    "draw_timeline",
     "entrypoint",
     "get_config",
     "get_runtime",

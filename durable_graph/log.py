@@ -23,6 +23,7 @@ from durable_graph.core.config import CallConfig, read_config
 from durable_graph.core.difference import Change, changes
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
+from durable_graph.core.gantt import TimelinePicture
 from durable_graph.core.history import (
     Standing,
     barriers,
@@ -218,6 +219,33 @@ class Log:
             config, after=after, before=before, limit=limit, newest_first=newest_first, run_id=run_id
         )
         return aiterate(entries)
+
+    def draw_timeline(
+        self,
+        config: Config,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        run_id: str | None = None,
+    ) -> TimelinePicture:
+        """The same as a picture: bars of tasks over time. Notebooks show it; it has `draw_svg()`, `draw_png()` and
+        `draw_text()`. Raises as `timeline` does, but reads at once."""
+        return TimelinePicture(tuple(self.timeline(config, after=after, before=before, limit=limit, run_id=run_id)))
+
+    async def adraw_timeline(
+        self,
+        config: Config,
+        *,
+        after: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+        run_id: str | None = None,
+    ) -> TimelinePicture:
+        """`draw_timeline` for asyncio."""
+        return await in_thread(
+            lambda: self.draw_timeline(config, after=after, before=before, limit=limit, run_id=run_id)
+        )
 
     def _timeline(
         self,

@@ -31,7 +31,7 @@ FLOORS = (  # lowest first
     {"core.changes", "core.planner"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.task", "core.timeline", "core.rows", "store.memory", "store.migrate", "store.sql"},
-    {"core.jobs", "core.stats"},
+    {"core.gantt", "core.jobs", "core.stats"},
     {"core.entry"},
     {"core.run"},
     {"drivers"},

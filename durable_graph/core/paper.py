@@ -81,10 +81,11 @@ def ink(*names: str) -> str:
     return f'class="{" ".join(names)}" {INKS[names[0]].attributes()}'
 
 
-def sign(state: str, x: float, y: float) -> str:
+def sign(state: str, x: float, y: float, scale: float = 1.0) -> str:
     """The mark of a state, for whom its colour says nothing."""
+    smaller = f" scale({scale:.2g})" if scale != 1 else ""
     return (
-        f'<g transform="translate({number(x)} {number(y)})"><circle r="7" {ink(state)} stroke-width="1.5"/>'
+        f'<g transform="translate({number(x)} {number(y)}){smaller}"><circle r="7" {ink(state)} stroke-width="1.5"/>'
         f'<path d="{SIGNS[state]}" class="sign {state}" {INKS[state].attributes()} stroke-width="1.6" '
         'stroke-linecap="round" stroke-linejoin="round"/></g>'
     )
