@@ -2,12 +2,13 @@
 thread goes on when the fault is mended. Where trying again is right, nobody notices.
 
 What `SqlStore` makes of each fault by itself is in `test_store_sql.py`, garbage in rows in `test_hostile.py`, deaths in
-`test_kill.py`. Nobody fills the disk of a Postgres here: to SqlStore that is one more error with a SQLSTATE.
+`test_kill.py`.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -29,7 +30,7 @@ from tests.graphs import WAYS, Calls, Runner, State, chain, wide
 from tests.lives import Life, Lives
 
 CONFIG = {"thread_id": "t"}
-MUCH = "much " * 5_000  # does not fit into what is left of a page
+MUCH = random.Random(0).randbytes(12_500).hex()  # does not fit into what is left of a page, nor when compressed
 
 
 @pytest.fixture(params=WAYS)
@@ -259,10 +260,38 @@ def small_disk() -> Iterator[Path]:
     folder.rmdir()
 
 
+@pytest.fixture
+def small_tablespace(small_disk: Path, postgres_url: str) -> Iterator[None]:
+    """The log's table of a Postgres is on that disk."""
+    data = Path(os.environ[SERVER_FOLDER]) / "data"
+    if not data.is_dir():
+        pytest.skip("the server's disk is elsewhere")
+    folder = small_disk / "space"
+    folder.mkdir()
+    small_disk.chmod(0o755)
+    os.chown(folder, data.stat().st_uid, data.stat().st_gid)
+    name = f"small_{os.urandom(6).hex()}"
+    with connected(make_url(postgres_url)) as connection:
+        connection.execute(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+        connection.execute(f"ALTER TABLE checkpoints SET TABLESPACE {name}")
+        yield
+        connection.execute("ALTER TABLE checkpoints SET TABLESPACE pg_default")
+        connection.execute(f"DROP TABLESPACE {name}")
+
+
 def test_a_disk_that_is_full(small_disk: Path, way: str) -> None:
+    check_full_disk(way, f"sqlite:///{small_disk}/runs.db", small_disk)
+
+
+@pytest.mark.usefixtures("small_tablespace")
+def test_a_disk_of_postgres_that_is_full(small_disk: Path, postgres_url: str, way: str) -> None:
+    check_full_disk(way, postgres_url, small_disk)
+
+
+def check_full_disk(way: str, url: str, disk: Path) -> None:
     calls, seen = Calls(), []
-    ballast = small_disk / "ballast"
-    with Runner(way, f"sqlite:///{small_disk}/runs.db") as run:
+    ballast = disk / "ballast"
+    with Runner(way, url) as run:
         graph = run.compile(chain(run, calls, "abcdef", **{name: big(calls, name) for name in "abcdef"}))
 
         def consumer(event: Any) -> None:
@@ -272,7 +301,7 @@ def test_a_disk_that_is_full(small_disk: Path, way: str) -> None:
                     while file.write(b"x" * 4096):
                         pass
 
-        with pytest.raises(StoreUnavailableError, match=r"the disk is full|the disk reports an error"):
+        with pytest.raises(StoreUnavailableError, match=r"disk is full|No space left.*Make room|disk reports an error"):
             run.watch(consumer, graph, {"log": []}, CONFIG)
         ballast.unlink()
         assert run.replay(graph, CONFIG) == seen
