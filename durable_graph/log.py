@@ -6,6 +6,7 @@ Everything here runs no user code: values of types that nobody registered are sh
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import uuid
@@ -58,7 +59,7 @@ from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
 from durable_graph.prune import Pruned, prune, rule_of
 from durable_graph.search import Filter, every, filter_of, found
-from durable_graph.store import Cache, Signal, Store, Thread
+from durable_graph.store import Cache, Claim, Signal, Store, Thread
 from durable_graph.store.sql import SqlStore
 
 Config = Mapping[str, Any]
@@ -155,8 +156,8 @@ class Log:
     ) -> list[Thread]:
         """The threads, newest change first.
 
-        status: one or several of running, pending, interrupted, waiting, failed and finished. graph: by name. text:
-        part of the thread's id or of its metadata as JSON, in upper or lower case, taken literally. newer_than,
+        status: one or several of new, running, pending, interrupted, waiting, failed and finished. graph: by name.
+        text: part of the thread's id or of its metadata as JSON, in upper or lower case, taken literally. newer_than,
         older_than: changed less or more than that ago, as timedelta or in seconds. after: only those behind this one,
         the last of the page before; whatever has changed since then is on the first page by now. limit: so many at
         most: a page costs what is on it, unless few of many threads have that `text` or `graph`.
@@ -327,6 +328,48 @@ class Log:
             thread = store.thread(name)
             if thread is not None and graph in (None, thread.graph):
                 yield thread
+
+    def create_thread(self, thread_id: str, *, metadata: Mapping[str, Any] | None = None, graph: str = "") -> bool:
+        """Make a thread that nothing has run on yet: it can be found, with its metadata, and has the status "new".
+
+        Whoever wants to run a graph on a thread need not make it before. metadata: what JSON can hold. graph: the name
+        of the graph that is going to run it, if that is known. Durable when it returns. False if the thread exists.
+        Raises ArgumentError; StoreError.
+        """
+        at = iso(drivers.clock())
+        values: dict[str, Any] = dict.fromkeys(("parent_thread_id", "parent_step", "called_by", "wake_at"))
+        values.update(dict.fromkeys(("lease_owner", "lease_since", "lease_expires_at")))
+        values.update(graph=graph, fingerprint="", status="new", epoch=0, created_at=at, updated_at=at)
+        values["metadata"] = _json(metadata or {})
+        self._codec.limits.check_id(thread_id)
+        return self._stored().change_thread(thread_id, Claim(None, values))
+
+    async def acreate_thread(
+        self, thread_id: str, *, metadata: Mapping[str, Any] | None = None, graph: str = ""
+    ) -> bool:
+        """`create_thread` for asyncio."""
+        return await in_thread(lambda: self.create_thread(thread_id, metadata=metadata, graph=graph))
+
+    def update_metadata(self, config: Config, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """Set these keys of a thread's metadata; None removes one. Returns all that it has then.
+
+        That is the thread's own, by which it is searched: what a run is given in config["metadata"] stands in its
+        log. Also while it runs. Durable when it returns. Raises ThreadNotFoundError; ArgumentError; StoreError.
+        """
+        store, thread_id = self._stored(), self._thread(config)
+        while True:
+            thread = store.thread(thread_id)
+            if thread is None:
+                raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
+            both = {**json.loads(thread.metadata or b"{}"), **metadata}
+            kept = {key: value for key, value in both.items() if value is not None}
+            values = {"metadata": _json(kept), "updated_at": iso(drivers.clock())}
+            if store.change_thread(thread_id, Claim(thread.epoch, values)):
+                return kept
+
+    async def aupdate_metadata(self, config: Config, metadata: Mapping[str, Any]) -> dict[str, Any]:
+        """`update_metadata` for asyncio."""
+        return await in_thread(lambda: self.update_metadata(config, metadata))
 
     def replay(
         self,
@@ -841,6 +884,13 @@ def verify_export(lines: Iterable[str], *, key: Key = None) -> list[Report]:
     key: as for `Log`, by default $DURABLE_GRAPH_KEY. Reading stops at a line that is none of an export's.
     """
     return ExportReader(lines, read_keys(key, os.environ.get("DURABLE_GRAPH_KEY"))).check()
+
+
+def _json(metadata: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(dict(metadata), allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentError(argument="metadata", problem=f"JSON cannot hold it: {error}", fix="Give texts.") from error
 
 
 def nothing(it: Emission) -> Sequence[Any]:

@@ -20,7 +20,17 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors", "store.engines", "store.texts", "store.version"} | {"core.edge", "core.layout", "core.paper"},
-    {"core.address", "core.chain", "core.channels", "core.config", "core.times", "crew", "langchain", "leases"}
+    {
+        "core.address",
+        "core.chain",
+        "core.channels",
+        "core.cursor",
+        "core.config",
+        "core.times",
+        "crew",
+        "langchain",
+        "leases",
+    }
     | {"core.png"}
     | {"core.difference", "limits", "store.line", "store.wire"},
     {"core.tokens"},
@@ -42,6 +52,19 @@ FLOORS = (  # lowest first
     {"functional", "graph"},
     {"testing"},
     {WINDOW},
+    {"server.plain"},
+    {"server.problems"},
+    {"server.shapes", "server.guard", "server.events"},
+    {"server.inside"},
+    {"server.hub"},
+    {"server.runs"},
+    {"server.streams"},
+    {"server.house"},
+    {"server.endpoints", "server.shown"},
+    {"server.openapi", "server.about", "server.assistants", "server.running"},
+    {"server.threads"},
+    {"server.app"},
+    {"server"},
     {"cli.show"},
     {"cli.ending"},
     {"cli.target"},
@@ -58,15 +81,19 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"},
+    "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"}
+    | {"server.endpoints", "server.house", "server.hub", "server.running", "server.runs"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
-    "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"},
+    "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"}
+    | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
     "psycopg": {"store.databases", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "resvg_py": {"core.png"},
     "rich": {"cli", "cli.runner", "cli.show"},
+    "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
+    | {"server.running", "server.threads"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
     | {"store.databases", "store.engines", "store.migrate", "store.statements", "store.tables"},
 }
@@ -82,10 +109,24 @@ NOT_AT_START = {
     "resvg_py",
     "rich",
     "sqlalchemy",
+    "starlette",
+    "uvicorn",
 }
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
-BACK_DOORS = {"cli": {"cli.ending", "cli.runner", "cli.show", "cli.target", "store.migrate"}}
+# The server has to know what a run emits before it is shown, and where in the log that stands.
+BACK_DOORS = {
+    "cli": {"cli.ending", "cli.runner", "cli.show", "cli.target", "store.migrate"},
+    "server.inside": {"core.cursor", "core.effects", "core.history", "core.position", "core.projection", "core.times"}
+    | {"drivers", "leases", "recovery", "session", "store"},
+    "server.events": {"core.cursor"},
+    "server.hub": {"core.cursor", "core.effects", "core.history"},
+    "server.runs": {"core.effects"},
+    "server.streams": {"core.cursor", "core.effects", "core.history"},
+    "server.running": {"core.cursor", "core.projection"},
+    "server.threads": {"core.cursor"},
+    "server.shown": {"core.picture"},
+}
 
 
 def modules() -> dict[str, Path]:

@@ -67,7 +67,8 @@ def test_the_metadata(installed: Path) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("durable-graph", PROJECT["version"])
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
-    assert metadata.get_all("Provides-Extra") == ["bench", "dev", "encryption", "langchain", "png", "postgres"]
+    extras = ["bench", "dev", "encryption", "langchain", "png", "postgres", "server"]
+    assert metadata.get_all("Provides-Extra") == extras
 
 
 def test_the_command(installed: Path) -> None:

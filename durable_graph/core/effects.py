@@ -189,6 +189,7 @@ class Shown(NamedTuple):
     position: Position
     task: Task
     data: Any
+    number: int = 0  # of what was said in this superstep
 
 
 class Token(NamedTuple):
@@ -198,6 +199,7 @@ class Token(NamedTuple):
     task: Task
     message: Any
     extra: Mapping[str, Any]
+    number: int = 0  # as for `Shown`
 
 
 class Begun(NamedTuple):

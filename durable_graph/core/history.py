@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from durable_graph.core.address import Place, place_of, places, thread_of, way_down
 from durable_graph.core.channels import Values
+from durable_graph.core.cursor import BEGUN, ROW, Address
 from durable_graph.core.effects import Begun, Below, Recorded, Shown, Token
 from durable_graph.core.model import Task
 from durable_graph.core.position import Body, Later, Position, Stand, task_of
@@ -436,6 +437,21 @@ def walk(
 ) -> Iterator[Told]:
     """Everything that was emitted for the rows with after < step <= until, in the order in which it was. Without
     `announce` no `Begun`."""
+    for _, it in told(store, codec, thread_id, after=after, until=until, announce=announce):
+        yield it
+
+
+def told(
+    store: Store,
+    codec: Decoder,
+    thread_id: str,
+    *,
+    after: int = -1,
+    until: int | None = None,
+    announce: bool = True,
+    whole: bool = False,
+) -> Iterator[tuple[Address, Told]]:
+    """`walk`, with the address of each. `whole`: not what a run has written of a superstep that may still go on."""
     position = Position(thread_id)
     after = beginning(store, thread_id) if after < 0 else after
     if until is not None:
@@ -444,12 +460,30 @@ def walk(
         position = load(store, codec, thread_id, after) or _unknown(store, thread_id)
     below, before = _Subgraphs(store, codec, announce), _begun(store, codec, thread_id, after)
     rows = store.rows(thread_id, after=after, until=until)
-    for segment in _segments(codec, rows):
+    for segment in _segments(codec, rows, whole):
         position = _at_parent(store, codec, position, segment[0][0])
         if announce and segment[0][0].task is not None:
-            yield Begun(position, position.runnable)
-        yield from _retell(position, segment, below, before)
+            yield Address(after, BEGUN), Begun(position, position.runnable)
+        for said, it in _retell(position, segment, below, before):
+            if said == ROW:
+                after = position.step
+            yield Address(after, said), it
         before = 0
+
+
+def told_on(
+    store: Store, codec: Decoder, thread_id: str, seen: Address, *, until: int | None = None, **settings: bool
+) -> Iterator[tuple[Address, Told]]:
+    """`told`, from behind what was seen last; that itself once more, if it is there, as it may have been seen in part.
+
+    Nothing is told twice or left out, also when what was seen came from a run that died in the midst of a superstep.
+    """
+    start = seen.step - _begun(store, codec, thread_id, seen.step)
+    if seen.step < 0:
+        start = -1
+    for address, it in told(store, codec, thread_id, after=start, until=until, **settings):
+        if address >= seen:
+            yield address, it
 
 
 def _begun(store: Store, codec: Decoder, thread_id: str, step: int) -> int:
@@ -482,8 +516,9 @@ def _at_parent(store: Store, codec: Decoder, position: Position, row: Row) -> Po
     return moved
 
 
-def _segments(codec: Decoder, rows: Iterable[Row]) -> Iterator[list[tuple[Row, Body]]]:
-    """Rows that one run wrote within one superstep: as far as custom events can have come before them."""
+def _segments(codec: Decoder, rows: Iterable[Row], whole: bool) -> Iterator[list[tuple[Row, Body]]]:
+    """Rows that one run wrote within one superstep: as far as custom events can have come before them. `whole`: only
+    those that no row can be added to."""
     segment: list[tuple[Row, Body]] = []
     for row in rows:
         body = decode_body(codec, row)
@@ -495,7 +530,7 @@ def _segments(codec: Decoder, rows: Iterable[Row]) -> Iterator[list[tuple[Row, B
         if begins or "next" in body:
             yield segment
             segment = []
-    if segment:
+    if segment and not whole:
         yield segment
 
 
@@ -518,16 +553,20 @@ class _Subgraphs:
                 return
 
 
-def _retell(position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs, before: int = 0) -> Iterator[Told]:
-    """`before`: rows of the same run in the same superstep that come before this segment."""
+def _retell(
+    position: Position, segment: list[tuple[Row, Body]], below: _Subgraphs, before: int = 0
+) -> Iterator[tuple[int, Told]]:
+    """With the second half of its address. `before`: rows of the same run in the same superstep that come before this
+    segment."""
     marks = _marked(segment, below, before)
     for place, (row, body) in enumerate(segment):
         while marks and marks[0][0] <= place:
-            _, _, maker, tell = marks.pop(0)
-            yield from tell(position, _task(position, maker))
+            _, number, maker, tell = marks.pop(0)
+            for it in tell(position, _task(position, maker)):
+                yield number + 1, it
         task = _task(position, row) if row.task is not None else None
         changed = apply(position, row, body)
-        yield Recorded(position, row, body, changed, "next" in body, task)
+        yield ROW, Recorded(position, row, body, changed, "next" in body, task)
 
 
 def _marked(
@@ -551,19 +590,19 @@ _Mark = tuple[int, int, Callable[[Position, Task], Iterable[Told]]]
 def _marks(row: Row, body: Body, below: _Subgraphs) -> Iterator[_Mark]:
     """What was shown while a row's task ran: after how many rows of the superstep, as which event, and what."""
     for rows, number, data in body.get("custom", ()):
-        yield rows, number, partial(_custom, data)
+        yield rows, number, partial(_custom, number, data)
     for rows, number, *run in body.get("below", ()):
         yield rows, number, partial(_below, below, row, run)
     for rows, number, message, extra in parts_of(body.get("tokens", [])):
-        yield rows, number, partial(_token, message, extra)
+        yield rows, number, partial(_token, number, message, extra)
 
 
-def _custom(data: Any, position: Position, task: Task) -> Iterator[Told]:
-    yield Shown(position, task, data)
+def _custom(number: int, data: Any, position: Position, task: Task) -> Iterator[Told]:
+    yield Shown(position, task, data, number)
 
 
-def _token(message: Any, extra: dict[str, Any], position: Position, task: Task) -> Iterator[Told]:
-    yield Token(position, task, message, extra)
+def _token(number: int, message: Any, extra: dict[str, Any], position: Position, task: Task) -> Iterator[Told]:
+    yield Token(position, task, message, extra, number)
 
 
 def _below(below: _Subgraphs, row: Row, run: list[Any], position: Position, task: Task) -> Iterator[Told]:
@@ -589,7 +628,8 @@ def follow(store: Store, codec: Decoder, thread_id: str, after: int) -> Iterator
             position = _at_parent(store, codec, position, row)
             if begins and row.task is not None:
                 yield Begun(position, position.runnable)
-            yield from _retell(position, [(row, body)], below, before)
+            for _, it in _retell(position, [(row, body)], below, before):
+                yield it
             last, begins = row.step, row.kind in RUN_STARTS or "next" in body
             before = 0 if begins else before + 1
         yield None

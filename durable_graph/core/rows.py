@@ -102,6 +102,8 @@ class Rows:
         self.call = call
         self._forget()
         self.stopped = False  # the consumer has gone
+        # Whether `recover` is to find the thread when this run is stopped, as one that was cut off.
+        self.handed_over = call.recovers
 
     def _forget(self) -> None:
         """Know nothing of the thread: it has not been read, or was busy and may have changed since."""
@@ -202,8 +204,8 @@ class Rows:
 
     def _giving_back(self, at: str) -> Claim:
         status = _status(self.position)
-        if status == "pending" and self.stopped and self.call.recovers:
-            status = "running"  # only its recovery was stopped: the next one finds it again
+        if status == "pending" and self.stopped and self.handed_over:
+            status = "running"  # the next recovery finds it
         values = {
             "status": status,
             "lease_owner": None,

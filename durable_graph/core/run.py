@@ -325,11 +325,11 @@ class Run(Entry):
         self.segment[1] += 1
         if isinstance(item, Sent):
             job.custom.append([rows, number, item.data])
-            shown: Emission = Shown(self.position, job.task, item.data)
+            shown: Emission = Shown(self.position, job.task, item.data, number)
         else:
             assert job.tokens is not None
             _, extra, _ = job.tokens.add(item.key, rows, number, item.message, item.extra)
-            shown = Token(self.position, job.task, item.message, extra)
+            shown = Token(self.position, job.task, item.message, extra, number)
         if (yield Emit(shown)):
             self.stopped = True
 

@@ -90,6 +90,9 @@ UPDATE threads SET graph=:new_graph::VARCHAR, fingerprint=:new_fingerprint::VARC
 -- name: change_thread(epoch, lease_expires_at, lease_owner, lease_since, status, updated_at, wake_at)
 UPDATE threads SET status=:new_status::VARCHAR, epoch=:new_epoch::BIGINT, lease_owner=:new_lease_owner::VARCHAR, lease_since=:new_lease_since::VARCHAR, lease_expires_at=:new_lease_expires_at::VARCHAR, wake_at=:new_wake_at::VARCHAR, updated_at=:new_updated_at::VARCHAR WHERE threads.thread_id = :thread_id::VARCHAR AND threads.epoch = :epoch::BIGINT;
 
+-- name: change_thread(metadata, updated_at)
+UPDATE threads SET updated_at=:new_updated_at::VARCHAR, metadata=:new_metadata WHERE threads.thread_id = :thread_id::VARCHAR AND threads.epoch = :epoch::BIGINT;
+
 -- name: renew(1)
 UPDATE threads SET lease_expires_at=:new_lease_expires_at::VARCHAR WHERE threads.thread_id IN (:thread_0::VARCHAR) AND threads.lease_owner IN (:owner_0::VARCHAR);
 

@@ -81,6 +81,9 @@ UPDATE threads SET graph=:new_graph, fingerprint=:new_fingerprint, status=:new_s
 -- name: change_thread(epoch, lease_expires_at, lease_owner, lease_since, status, updated_at, wake_at)
 UPDATE threads SET status=:new_status, epoch=:new_epoch, lease_owner=:new_lease_owner, lease_since=:new_lease_since, lease_expires_at=:new_lease_expires_at, wake_at=:new_wake_at, updated_at=:new_updated_at WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
 
+-- name: change_thread(metadata, updated_at)
+UPDATE threads SET updated_at=:new_updated_at, metadata=:new_metadata WHERE threads.thread_id = :thread_id AND threads.epoch = :epoch;
+
 -- name: renew(1)
 UPDATE threads SET lease_expires_at=:new_lease_expires_at WHERE threads.thread_id IN (:thread_0) AND threads.lease_owner IN (:owner_0);
 

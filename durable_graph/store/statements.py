@@ -54,7 +54,7 @@ from durable_graph.store.texts import MARKS, file_of, full_name
 _BACK = ("lease_expires_at", "lease_owner", "lease_since", "status", "updated_at", "wake_at")  # a lease is given back
 _TAKEN = (*_BACK, "epoch", "fingerprint", "graph")
 FORMS: dict[str, Sequence[Sequence[str]]] = {  # of the statements that have several, those that the files hold
-    "change_thread": (_BACK, _TAKEN, (*_BACK, "epoch")),
+    "change_thread": (_BACK, _TAKEN, (*_BACK, "epoch"), ("metadata", "updated_at")),
     "delete": [(name,) for name in ("threads", "checkpoints", "snapshots", "stubs", "signals")],
     "new_thread": [tuple(column.name for column in threads.c if column.name != "thread_id")],
     "renew": [("1",), ("2",), ("4",), ("8",), ("16",)],

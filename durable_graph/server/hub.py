@@ -1,0 +1,239 @@
+"""One look at the database for all who follow threads in this process.
+
+A `Topic` is a thread that somebody follows or that runs here. What a run here emits is shaped once for all clients
+that want it in the same modes, and put before each; who takes too slowly is dropped from the live feed and goes on in
+the log. Of a thread that runs elsewhere one look at the database serves all; `changed` wakes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+
+from durable_graph.core.cursor import BEGUN, ROW, Address
+from durable_graph.core.effects import Begun, Emission, Recorded, Shown, Token
+from durable_graph.core.history import RUN_STARTS
+from durable_graph.server import inside
+from durable_graph.server.events import Event, events_of
+
+log = logging.getLogger("durable_graph")
+
+Modes = tuple[str, ...]
+
+
+class Feed:
+    """What a run here shows to one client."""
+
+    def __init__(self, room: int) -> None:
+        self.events: deque[Event] = deque()
+        self.lost = False  # too slow: what came since is in the log
+        self.ended = False
+        self._room = room
+        self._news = asyncio.Event()
+
+    def put(self, events: Sequence[Event]) -> None:
+        if self.lost:
+            return
+        self.events.extend(events)
+        if len(self.events) > self._room:
+            self.events.clear()
+            self.lost = True
+        self._news.set()
+
+    def end(self) -> None:
+        self.ended = True
+        self._news.set()
+
+    async def wait(self, seconds: float) -> bool:
+        """False if nothing has come."""
+        if not self._news.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._news.wait()
+        found = self._news.is_set()
+        self._news.clear()
+        return found
+
+
+class Group(NamedTuple):
+    """Clients that see the same."""
+
+    show: inside.Show
+    feeds: set[Feed]
+
+
+class Live:
+    """What a run here emits, for whoever listens."""
+
+    def __init__(self, graph: inside.Graph) -> None:
+        self.graph = graph
+        self.base = -1  # the row behind which the superstep at hand begins
+        self.said: list[tuple[Address, Emission]] = []  # in it so far, besides rows
+        self._at = -1
+        self._groups: dict[Modes, Group] = {}
+
+    def join(self, modes: Modes, room: int) -> Feed:
+        group = self._groups.get(modes)
+        if group is None:
+            group = self._groups[modes] = Group(inside.show(self.graph, modes, False), set())
+        feed = Feed(room)
+        group.feeds.add(feed)
+        return feed
+
+    def leave(self, modes: Modes, feed: Feed) -> None:
+        group = self._groups.get(modes)
+        if group is not None:
+            group.feeds.discard(feed)
+            if not group.feeds:
+                del self._groups[modes]
+
+    @property
+    def at(self) -> int:
+        """The last row."""
+        return self._at
+
+    def said_so_far(self, modes: Modes) -> list[Event]:
+        """In the superstep at hand. Shaped now: where the run stands is in it, and moves on."""
+        show = inside.show(self.graph, modes, False)
+        return [event for address, it in self.said for event in events_of(address, show(it))]
+
+    def publish(self, it: Emission) -> None:
+        address = self._address(it)
+        if address is None:
+            return
+        for group in [*self._groups.values()]:
+            events = [*events_of(address, group.show(it))]
+            for feed in [*group.feeds] if events else ():
+                feed.put(events)
+        if isinstance(it, Recorded):
+            if it.barrier or it.row.kind in RUN_STARTS:
+                self.base = it.row.step
+                self.said.clear()
+        else:
+            self.said.append((address, it))
+
+    def _address(self, it: Emission) -> Address | None:
+        if isinstance(it, Recorded):
+            self._at = it.row.step
+            return Address(self._at, ROW)
+        if isinstance(it, Begun):
+            return Address(self._at, BEGUN)
+        if isinstance(it, Shown | Token):
+            return Address(self._at, it.number + 1)
+        return None  # what subgraphs show comes from the log
+
+    def end(self) -> None:
+        for group in self._groups.values():
+            for feed in group.feeds:
+                feed.end()
+
+
+class Topic:
+    """A thread that is followed, or runs here."""
+
+    def __init__(self, graph: inside.Graph, thread_id: str) -> None:
+        self.graph = graph
+        self.thread_id = thread_id
+        self.live: Live | None = None  # of the run that is under way here
+        self.users = 0
+        self.seen: Any = None  # at the last look
+        self._waiting: set[asyncio.Event] = set()
+        self.version = 0
+
+    def bump(self) -> None:
+        """There is something new in the log, or of its status."""
+        self.version += 1
+        for event in self._waiting:
+            event.set()
+
+    async def changed(self, version: int, seconds: float) -> bool:
+        """Wait until there is news since that version; False if there is none so long."""
+        if self.version != version:
+            return True
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self._waiting.discard(event)
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether only the database tells what becomes of it."""
+        return self.live is None and bool(self._waiting)
+
+    def look(self) -> tuple[Any, ...] | None:
+        """Blocks."""
+        thread = inside.store_of(self.graph).thread(self.thread_id)
+        if thread is None:
+            return None
+        return thread.status, thread.epoch, thread.updated_at, inside.newest_step(self.graph, self.thread_id)
+
+
+Key = tuple[int, str]
+Offload = Callable[..., Any]
+
+
+class Hub:
+    def __init__(self, offload: Offload, poll: float) -> None:
+        self.closing = False
+        self._offload = offload
+        self._poll = poll
+        self._topics: dict[Key, Topic] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def topic(self, place: int, graph: inside.Graph, thread_id: str) -> AsyncIterator[Topic]:
+        """The thread's topic, kept while somebody uses it. `place`: of its database."""
+        key = place, thread_id
+        topic = self._topics.setdefault(key, Topic(graph, thread_id))
+        topic.users += 1
+        if self._looking is None and not self.closing:
+            self._looking = asyncio.create_task(self._look())
+        try:
+            yield topic
+        finally:
+            topic.users -= 1
+            if not topic.users:
+                self._topics.pop(key, None)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll)
+            topics = [topic for topic in self._topics.values() if topic.is_looked_at]
+            if not topics:
+                continue
+            try:
+                found = await self._offload(lambda topics=topics: [topic.look() for topic in topics])
+            except Exception as error:
+                log.warning("the threads that are followed cannot be looked at: %s", error)
+                await asyncio.sleep(10 * self._poll)
+                continue
+            for topic, seen in zip(topics, found, strict=True):
+                if seen != topic.seen:
+                    topic.seen = seen
+                    topic.bump()
+
+    def close(self) -> None:
+        """All streams end, so that clients come back elsewhere."""
+        self.closing = True
+        for topic in self._topics.values():
+            topic.bump()
+            if topic.live is not None:
+                topic.live.end()
+
+    async def stop(self) -> None:
+        self.close()
+        if self._looking is not None:
+            self._looking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._looking
+            self._looking = None
