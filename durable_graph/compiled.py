@@ -342,6 +342,7 @@ class CompiledGraph(Log, Generic[StateT]):
         actor = read_config(given, self._config).metadata.get("actor")
         if not store.delete(thread_id):
             raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
+        store.scrub()
         log.info("thread %r was deleted%s", thread_id, f" by {actor!r}" if actor else "")
 
     async def adelete_thread(self, thread_id: str, *, actor: str | None = None) -> None:

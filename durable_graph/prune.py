@@ -120,10 +120,14 @@ def _before(older_than: timedelta | float | None) -> str:
 def prune(store: Store, codec: Codec, keys: Keys, rule: Rule) -> Pruned:
     """Remove what the rule says, except for what forks and running threads need."""
     work = _Pruning(store, codec, keys, rule)
-    if rule.keep_last is None:
-        work.remove_all()
-    else:
-        work.cut_all(rule.keep_last)
+    try:
+        if rule.keep_last is None:
+            work.remove_all()
+        else:
+            work.cut_all(rule.keep_last)
+    finally:
+        if work.report.rows and not rule.dry_run:
+            store.scrub()
     return work.report
 
 

@@ -175,6 +175,25 @@ def test_deleted_is_gone(run: Runner, tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(report.ok for report in graph.verify_all())
 
 
+@pytest.mark.parametrize("what", ["threads", "beginnings"])
+def test_pruned_is_gone(run: Runner, tmp_path: Path, what: str) -> None:
+    def node(state: State) -> dict[str, Any]:
+        return {"text": "KEPT" if state["n"] else "MARKED" * 3000, "n": 1}
+
+    builder = StateGraph(State).add_node("a", run.node(node)).add_node("b", run.node(lambda state: {"n": 2}))
+    graph = run.compile(builder.add_edge(START, "a").add_edge("a", "b"))
+    run.stream(graph, {"n": 0}, {"thread_id": "t"})
+    if what == "threads":
+        run.first(1, graph, {"n": 1}, {"thread_id": "u"})  # it has not finished
+    else:
+        run.stream(graph, {"n": 1}, {"thread_id": "t"})
+    assert stored(run.url, tmp_path).count(b"MARKED") > 2000
+    report = run.call(graph, "prune", **({"statuses": ["finished"]} if what == "threads" else {"keep_last": 1}))
+    assert report.rows
+    after = stored(run.url, tmp_path)
+    assert (after.count(b"MARKED"), b"KEPT" in after) == (0, True)
+
+
 def test_a_reader_in_between_holds_up_nobody(sqlite_url: str, tmp_path: Path) -> None:
     """It may still need what is in the WAL, which is emptied with the next delete."""
     with Runner("sync", sqlite_url) as run:

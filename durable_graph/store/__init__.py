@@ -244,6 +244,9 @@ class Store(Cache, Protocol):
         """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
         none."""
 
+    def scrub(self) -> None:
+        """What was removed is not to stay in files, as far as that is in our hands."""
+
     def called(self, thread_id: str) -> list[str]:
         """The threads that a thread called, and those that they called."""
 

@@ -238,7 +238,7 @@ class Database(ABC):
         """Statements in here need not wait for the results of those before them."""
 
     def scrub(self) -> None:  # noqa: B027 - on Postgres it is for VACUUM
-        """What was just deleted is not to stay in files, as far as that is in our hands: a WAL of SQLite has copies."""
+        """See `Store.scrub`: a WAL of SQLite has copies of pages that were overwritten in the file."""
 
     @abstractmethod
     def tables(self, connection: Any) -> set[str]: ...

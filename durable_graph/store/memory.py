@@ -277,6 +277,9 @@ class MemoryStore:
             cached = [entry.value for entry in self._cache.entries()] if thread_id is None else []
             return Held(*(sum(map(len, values)) for values in (states, stubs, signals, cached)))
 
+    def scrub(self) -> None:
+        """There are no files."""
+
     def vacuum(self) -> tuple[int, int]:
         return 0, 0  # nothing is kept for later
 

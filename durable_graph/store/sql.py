@@ -170,10 +170,10 @@ class SqlStore:
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
-        deleted = self._run(self._delete, thread_id)
-        if deleted:
-            self._run(lambda database: database.scrub())
-        return deleted
+        return self._run(self._delete, thread_id)
+
+    def scrub(self) -> None:
+        self._run(lambda database: database.scrub())
 
     def _delete(self, database: Database, thread_id: str) -> bool:
         with database.transaction() as connection:
