@@ -637,8 +637,19 @@ def live(monkeypatch: pytest.MonkeyPatch) -> Live:
     return live
 
 
-@pytest.mark.parametrize("story", ALL)
-@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("story", "before"),
+    [
+        pytest.param(
+            story,
+            before,
+            id=f"{'before' if before else 'after'}-{story.__name__}",
+            marks=[pytest.mark.slow] if before and story is subgraphs else [],
+        )
+        for story in ALL
+        for before in (True, False)
+    ],
+)
 def test_a_crash_at_every_commit(live: Live, story: Callable[[], StateGraph[State]], before: bool) -> None:
     whole = live(story, MemoryStore(), None)
     expected = whole.values

@@ -55,6 +55,7 @@ from tests.test_random_graphs import (
     known,
     quick,
     snapshots,
+    thorough,
     ways,
 )
 
@@ -987,7 +988,10 @@ def shape(graph: CompiledGraph[Any]) -> dict[str, tuple[list[int], bool]]:
     return {name: (steps(graph, name), store.stub(name) is not None) for name in sorted(names(graph))}
 
 
-@pytest.mark.parametrize("rule", [{"keep_last": 2}, {"older_than": 0, "statuses": ["finished", "pending"]}])
+@pytest.mark.parametrize(
+    "rule",
+    [{"keep_last": 2}, pytest.param({"older_than": 0, "statuses": ["finished", "pending"]}, marks=pytest.mark.slow)],
+)
 def test_a_crash_at_every_statement(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: dict[str, Any]
 ) -> None:
@@ -1072,9 +1076,21 @@ class PrunedStory(Story):
             assert all(report.ok for report in verify_export(graph.export_thread(self.config)))
 
 
-@settings(quick, max_examples=25)
+@settings(quick, max_examples=12)
 @given(drawings(), st.lists(acts, min_size=2, max_size=6), ways, st.booleans())
 def test_pruning_changes_nothing_that_comes(drawing: Drawing, acts: list[Act], way: str, often: bool) -> None:
+    check_pruned(drawing, acts, way, often)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(thorough, max_examples=100)
+@given(drawings(), st.lists(acts, min_size=2, max_size=6), ways, st.booleans())
+def test_much_pruning_changes_nothing_that_comes(drawing: Drawing, acts: list[Act], way: str, often: bool) -> None:
+    check_pruned(drawing, acts, way, often)
+
+
+def check_pruned(drawing: Drawing, acts: list[Act], way: str, often: bool) -> None:
     world = World(drawing, MemoryStore())
     model = Model(world.drawing).run(INPUT)
     more = deepcopy(model).run(AGAIN)

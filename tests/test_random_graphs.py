@@ -838,7 +838,7 @@ def on_database(url: str, drawing: Drawing, acts: list[Act], way: str) -> None:
         world.close()
 
 
-@settings(quick, max_examples=60)
+@settings(quick, max_examples=30)
 @given(drawings(), histories, st.lists(acts, max_size=2), ways, st.booleans())
 def test_any_history_of_any_graph_ends_in_the_models_state(
     drawing: Drawing, acts: list[Act], again: list[Act], way: str, often: bool
@@ -846,7 +846,7 @@ def test_any_history_of_any_graph_ends_in_the_models_state(
     on_memory(drawing, acts, again, way, often)
 
 
-@settings(quick, max_examples=30)
+@settings(quick, max_examples=15)
 @given(drawings(), st.lists(gentle_acts, max_size=4), st.lists(gentle_acts, max_size=1), ways)
 def test_replay_tells_what_unbroken_streams_told(drawing: Drawing, acts: list[Act], again: list[Act], way: str) -> None:
     on_memory(drawing, acts, again, way, often=False)
@@ -872,6 +872,16 @@ def test_many_histories_of_many_graphs(
     drawing: Drawing, acts: list[Act], again: list[Act], way: str, often: bool
 ) -> None:
     on_memory(drawing, acts, again, way, often)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@settings(thorough, max_examples=60)
+@given(drawings(), st.lists(gentle_acts, max_size=4), st.lists(gentle_acts, max_size=1), ways)
+def test_many_replays_tell_what_unbroken_streams_told(
+    drawing: Drawing, acts: list[Act], again: list[Act], way: str
+) -> None:
+    on_memory(drawing, acts, again, way, often=False)
 
 
 @pytest.mark.slow

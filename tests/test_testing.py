@@ -35,7 +35,7 @@ from durable_graph.core import jobs as engine
 from durable_graph.errors import ThreadWaitingError
 from durable_graph.testing import CrashReport, acheck_crashes, check_crashes, clock, crash_point, memory
 from tests.graphs import durable_threads
-from tests.test_crashes_language import ALL, INPUT
+from tests.test_crashes_language import INPUT, STORIES, subgraphs
 
 
 class State(TypedDict, total=False):
@@ -286,7 +286,7 @@ def test_waits_and_retries_take_no_time() -> None:
     assert tries["flaky"] > 2
 
 
-@pytest.mark.parametrize("story", ALL)
+@pytest.mark.parametrize("story", [*STORIES, pytest.param(subgraphs, marks=pytest.mark.slow)])
 def test_all_that_our_own_tests_live_through_is_safe(story: Callable[[], StateGraph[Any]]) -> None:
     """With questions, signals, retries, handlers, tasks, subgraphs."""
     report = check_crashes(
