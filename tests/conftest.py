@@ -22,8 +22,9 @@ import pytest
 from sqlalchemy import URL, make_url
 
 from durable_graph.store import Store
-from durable_graph.store.databases import Postgres, parse_url
+from durable_graph.store.address import parse_url
 from durable_graph.store.memory import MemoryStore
+from durable_graph.store.postgres import Postgres
 from durable_graph.store.sql import SqlStore
 from durable_graph.store.tables import creation
 

@@ -38,7 +38,7 @@ from durable_graph import START, Runtime, StateGraph, drivers
 from durable_graph.core.times import seconds
 from durable_graph.core.verify import verify
 from durable_graph.store import Store
-from durable_graph.store import databases as store_databases
+from durable_graph.store import sqlite as store_sqlite
 from durable_graph.store.sql import SqlStore
 from durable_graph.store.wire import Wire
 from tests import test_crashes_language as language
@@ -130,7 +130,7 @@ class Moments:
 
         connect = sqlite3.connect
         # ignored below: these take the place of the drivers' own, whose types are narrower
-        store_databases.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
+        store_sqlite.sqlite3.connect = lambda *a, **k: connect(*a, factory=Connection, **k)  # type: ignore[assignment]
 
     def count_in_postgres(self) -> None:
         execute, change, at_once = psycopg.Cursor.execute, Wire._change, Wire._at_once

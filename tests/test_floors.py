@@ -32,13 +32,14 @@ FLOORS = (  # lowest first
         "leases",
     }
     | {"core.png"}
-    | {"core.difference", "limits", "store.line", "store.wire"},
+    | {"core.difference", "limits", "store.address", "store.line", "store.wire"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
-    {"core.position", "core.runtime", "encryption", "store", "store.databases", "store.statements"} | {"core.svg"},
-    {"core.effects", "core.output", "core.picture", "core.shape", "core.verify", "messages"},
-    {"core.changes", "core.planner"},
+    {"core.position", "core.runtime", "encryption", "store", "store.database", "store.statements"} | {"core.svg"},
+    {"core.effects", "core.output", "core.picture", "core.shape", "core.verify", "messages"}
+    | {"store.postgres", "store.sqlite"},
+    {"core.changes", "core.planner", "store.databases"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.task", "core.timeline", "core.rows", "store.memory", "store.migrate", "store.sql"},
     {"core.gantt", "core.jobs", "core.stats"},
@@ -88,14 +89,23 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "langchain_core": {"langchain"},
     "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"}
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
-    "psycopg": {"store.databases", "store.wire"},
+    "psycopg": {"store.postgres", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "resvg_py": {"core.png"},
     "rich": {"cli", "cli.runner", "cli.show"},
     "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
     | {"server.running", "server.threads"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
-    | {"store.databases", "store.engines", "store.migrate", "store.statements", "store.tables"},
+    | {
+        "store.address",
+        "store.database",
+        "store.engines",
+        "store.postgres",
+        "store.sqlite",
+        "store.migrate",
+        "store.statements",
+        "store.tables",
+    },
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick

@@ -28,9 +28,12 @@ from test_store_contract import T, begin, race, row, steps, values
 
 from durable_graph.drivers import Offload
 from durable_graph.errors import ArgumentError, FencedError, SchemaError, StoreUnavailableError
-from durable_graph.store import Claim, Row, Signal, Thread, databases, migrate, tables, version
-from durable_graph.store.databases import IDLE_READERS, Lost, Postgres, Sqlite, SqliteUrl, parse_url
+from durable_graph.store import Claim, Row, Signal, Thread, migrate, sqlite, tables, version
+from durable_graph.store.address import SqliteUrl, parse_url
+from durable_graph.store.database import Lost
+from durable_graph.store.postgres import Postgres
 from durable_graph.store.sql import SqlStore
+from durable_graph.store.sqlite import IDLE_READERS, Sqlite
 from durable_graph.store.wire import Wire
 
 SECRET = "s3cr3t"
@@ -421,13 +424,13 @@ def wal(url: str) -> Path:
 
 def test_who_writes_much_gives_the_wal_its_length_at_once(lite: SqlStore, sqlite_url: str) -> None:
     begin(lite)
-    few = databases.WAL_COMMITS - 2
+    few = sqlite.WAL_COMMITS - 2
     for step in range(few):
         lite.append([row(step)])
     assert wal(sqlite_url).stat().st_size < 1_000_000
     lite.append([row(few)])
     length = wal(sqlite_url).stat().st_size
-    assert length == 32 + databases.WAL_FRAMES * (24 + 4096)
+    assert length == 32 + sqlite.WAL_FRAMES * (24 + 4096)
     for step in range(few + 1, 300):
         lite.append([row(step)])
     assert wal(sqlite_url).stat().st_size == length
@@ -440,7 +443,7 @@ def test_a_lengthened_wal_is_read_by_who_comes_after_a_crash(lite: SqlStore, sql
     begin(lite)
     for step in range(600):
         lite.append([row(step)])
-        if step in (databases.WAL_COMMITS, 100, 599):
+        if step in (sqlite.WAL_COMMITS, 100, 599):
             copy = tmp_path / f"{step}.db"
             shutil.copy(str(make_url(sqlite_url).database), copy)
             shutil.copy(wal(sqlite_url), f"{copy}-wal")
@@ -461,16 +464,16 @@ def test_a_wal_that_cannot_be_lengthened_stays_as_it_is(
     begin(lite)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        for step in range(databases.WAL_COMMITS + 1):
+        for step in range(sqlite.WAL_COMMITS + 1):
             lite.append([row(step)])
     assert wal(sqlite_url).stat().st_size < 1_000_000
-    assert steps(lite.rows(T)) == [*range(databases.WAL_COMMITS + 1)]
+    assert steps(lite.rows(T)) == [*range(sqlite.WAL_COMMITS + 1)]
 
 
 def test_a_wal_that_is_not_synced_grows_as_it_likes(sqlite_url: str) -> None:
     with closing(SqlStore(f"{sqlite_url}?synchronous=NORMAL")) as store:
         begin(store)
-        for step in range(databases.WAL_COMMITS + 1):
+        for step in range(sqlite.WAL_COMMITS + 1):
             store.append([row(step)])
         assert wal(sqlite_url).stat().st_size < 1_000_000
 

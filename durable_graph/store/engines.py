@@ -1,8 +1,8 @@
 """What SQLAlchemy does for a database beyond defining it: transactions for nodes and migrations, and what Postgres'
 connections are made with.
 
-The rule: `databases.py` imports this when one of these is needed. Importing SQLAlchemy takes longer than everything
-else in a first run on a new SQLite file.
+The rule: whoever needs one of these imports this when it does. Importing SQLAlchemy takes longer than everything else
+in a first run on a new SQLite file.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from pathlib import Path
 from sqlalchemy import URL, exc
 
 from durable_graph.errors import ArgumentError, StoreUnavailableError
-from durable_graph.store.databases import Address, Database, SqliteUrl, database_at, parse_url
+from durable_graph.store.address import Address, SqliteUrl, parse_url
+from durable_graph.store.database import Database
+from durable_graph.store.databases import database_at
 from durable_graph.store.tables import metadata
 from durable_graph.store.version import REVISION, SCHEMA_VERSION, VERSION_TABLE
 

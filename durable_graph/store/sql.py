@@ -1,7 +1,7 @@
 """The store in SQL, for SQLite and Postgres.
 
 The rule: `SqlStore` says what is read and written; the SQL is made in `statements.py`; how a database is opened,
-shared between threads and fails is in `databases.py`. The hot path is `append` of one row: one prepared INSERT that
+shared between threads and fails is in `database.py`. The hot path is `append` of one row: one prepared INSERT that
 carries its own fence, and one commit. SQLAlchemy is imported only for a node's own transaction, and for Postgres.
 """
 
@@ -37,16 +37,9 @@ from durable_graph.store import (
     check_text,
     origin_of,
 )
-from durable_graph.store.databases import (
-    BATCH_BYTES,
-    Database,
-    Lost,
-    backend_of,
-    database_at,
-    display,
-    parse_url,
-    size_of,
-)
+from durable_graph.store.address import backend_of, display, parse_url
+from durable_graph.store.database import BATCH_BYTES, Database, Lost, size_of
+from durable_graph.store.databases import database_at
 from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import make_url
 
-from durable_graph.store.databases import Postgres, parse_url
+from durable_graph.store.address import parse_url
+from durable_graph.store.postgres import Postgres
 from durable_graph.store.tables import creation
 
 
