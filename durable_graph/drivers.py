@@ -22,13 +22,12 @@ import queue
 import random
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from durable_graph.core.effects import (
     Arrival,
@@ -55,7 +54,9 @@ from durable_graph.core.schema import is_coroutine
 from durable_graph.core.task import Steps
 from durable_graph.crew import Crew, Work
 from durable_graph.errors import CallError, NodeTimeoutError, StoreError
+from durable_graph.offload import Offload, settled, thrown_in
 from durable_graph.store import Store, Transaction
+from durable_graph.transactions import Transactions, Turn
 
 T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
@@ -140,99 +141,11 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
         raise thrown
 
 
-# --- nodes' own transactions ------------------------------------------------------------------
-
-
-class _Turn(NamedTuple):
-    """Asked by a node: may I begin a transaction that keeps all other writers waiting?"""
-
-    job: Job
-    granted: Future[None]
-
-
-class _Transactions:
-    """Those that nodes have begun. Where one keeps all other writers waiting there is one at a time, and what other
-    jobs finish meanwhile is held back until its job's row is saved: to save theirs would be to wait for it."""
-
-    def __init__(self, store: Store | None) -> None:
-        self._store = store
-        self._exclusive = store is not None and store.exclusive
-        self._open: list[Transaction] = []
-        self._calls: set[Job] = set()  # of @tasks, under way
-        self._waiting: deque[_Turn] = deque()
-        self._holder: Job | None = None
-        self._told = False  # that the holder has finished
-        self._held: deque[Arrival] = deque()
-
-    def begin(self) -> Transaction:
-        assert self._store is not None
-        transaction = self._store.transaction()
-        self._open = [transaction, *(other for other in self._open if not other.connection.closed)]
-        return transaction
-
-    def turn(self, job: Job) -> _Turn | None:
-        """What a node has to ask for before it begins one."""
-        if not self._exclusive:
-            return None
-        if any(call.parent is job for call in list(self._calls)):
-            raise CallError(
-                problem=f"node {job.task.node!r} asks for runtime.connection while a @task that it called still runs",
-                fix="On SQLite an open transaction keeps the call's row from being saved: take its result before.",
-            )
-        return _Turn(job, Future())
-
-    def calls(self, call: Job) -> None:
-        """A node calls a @task."""
-        if self._exclusive and call.parent is not None and call.parent.transaction is not None:
-            raise CallError(
-                problem=f"node {call.parent.task.node!r} calls {call.task.node!r} after it has used runtime.connection",
-                fix="On SQLite an open transaction keeps the call's row from being saved: call it before.",
-            )
-        self._calls.add(call)
-
-    def settle(self) -> list[Arrival]:
-        """All that was handed out has been dealt with: what was held back until now, or nothing, and the next one's
-        turn."""
-        if self._told:
-            self._holder, self._told = None, False
-        if self._holder is not None:
-            return []
-        if self._held:
-            return [self._held.popleft()]
-        if self._waiting:
-            turn = self._waiting.popleft()
-            if turn.granted.set_running_or_notify_cancel():
-                self._holder = turn.job
-                turn.granted.set_result(None)
-        return []
-
-    def sift(self, items: Iterable[Arrival | _Turn]) -> list[Arrival]:
-        """What of these may be handed out now."""
-        given: list[Arrival] = []
-        for item in items:
-            if isinstance(item, _Turn):
-                self._waiting.append(item)
-            elif self._holder is not None and isinstance(item, Finished) and item.job is not self._holder:
-                self._held.append(item)
-            else:
-                given.append(item)
-                if isinstance(item, Finished):
-                    self._calls.discard(item.job)
-                    self._told = self._told or item.job is self._holder
-        return given
-
-    def close(self) -> None:
-        for turn in self._waiting:
-            turn.granted.cancel()
-        for transaction in self._open:
-            transaction.rollback()
-
-
 class _Threads:
     """Jobs of a superstep: a single one in the caller's thread, several side by side."""
 
     def __init__(self, live: bool, workers: int | None, store: Store | None) -> None:
-        self._transactions = _Transactions(store)
+        self._transactions = Transactions(store)
         self._live = live
         self._most = workers or WORKERS
         self._crew: Crew | None = None
@@ -243,7 +156,7 @@ class _Threads:
         self._lock = threading.Lock()
         self._halt = threading.Event()  # nothing begins any more
         # What finishes while the consumer is busy shares a commit; a crew's worth of it, then the crew has to wait.
-        self._arrived: queue.SimpleQueue[Arrival | _Turn] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[Arrival | Turn] = queue.SimpleQueue()
         self._room = threading.Condition()
         self._held_up = 0  # how many wait for it
         self._closing = False
@@ -273,7 +186,7 @@ class _Threads:
         self._place.acquire()
         self._arrived.put(item)
 
-    def _take(self, timeout: float | None = None) -> Arrival | _Turn:
+    def _take(self, timeout: float | None = None) -> Arrival | Turn:
         item = self._arrived.get(timeout=timeout)
         if isinstance(item, Sent | Relayed | Said):
             self._place.release()
@@ -338,7 +251,7 @@ class _Threads:
         self._active -= done
         return items
 
-    def _received(self) -> Iterator[Arrival | _Turn]:
+    def _received(self) -> Iterator[Arrival | Turn]:
         yield self._take()
         while not self._arrived.empty():
             yield self._take()
@@ -487,18 +400,6 @@ async def adrive(
             raise thrown
 
 
-async def thrown_in(error: BaseException) -> None:
-    """To be awaited first by a generator that was thrown something at its `yield`, and that will await more.
-
-    asyncio closes a generator that was dropped in a task of its own. If the loop ends just then it cancels that task
-    before it has begun, and Python 3.11 (`async_gen_athrow_throw` in Objects/genobject.c) throws two things then:
-    CancelledError where the generator stands, and GeneratorExit into whatever it awaits first thereafter.
-    """
-    if isinstance(error, asyncio.CancelledError):
-        with contextlib.suppress(GeneratorExit):
-            await asyncio.sleep(0)
-
-
 def _refuse_fork(effect: Effect, store: Store | None) -> None:
     """A run that was carried into a child by fork() stays the parent's: here it can only end, without a trace."""
     if store is not None and not isinstance(effect, Emit | Now | Cancel):
@@ -519,79 +420,11 @@ def _ask(store: Store | None, ask: Ask) -> Any:
     return ask.call(store)  # type: ignore[arg-type]  # without one it asks something else
 
 
-class Offload:
-    """One thread for blocking calls of one asyncio task, started when first needed.
-
-    It costs half of what `run_in_executor` and `shield` do: there is one future, and one callback of the loop.
-    """
-
-    def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-
-    async def run(self, call: Callable[[], T]) -> T:
-        """The call's result. It cannot be stopped: who is cancelled meanwhile learns of it when the call has ended."""
-        if self._thread is None:
-            # A daemon, as a loop that is never closed must not keep the process from ending.
-            self._thread = threading.Thread(
-                target=_perform, args=[self._calls], name="durable_graph_store", daemon=True
-            )
-            self._thread.start()
-            weakref.finalize(self, self._calls.put, None).atexit = False  # if a loop has dropped us, unclosed
-        loop = asyncio.get_running_loop()
-        future: _Unstoppable[T] = _Unstoppable(loop=loop)
-        self._calls.put(partial(_answer, loop, future, call))
-        return await future
-
-    def close(self) -> None:
-        if self._thread is not None:
-            self._calls.put(None)
-            self._thread.join()
-
-
-class _Unstoppable(asyncio.Future[T]):
-    """To a task that is cancelled while it awaits this, asyncio raises CancelledError once this is done."""
-
-    def cancel(self, msg: Any | None = None) -> bool:
-        return False
-
-
-def _perform(calls: queue.SimpleQueue[Callable[[], None] | None]) -> None:
-    while (call := calls.get()) is not None:
-        call()
-
-
-def _answer(loop: asyncio.AbstractEventLoop, future: _Unstoppable[T], call: Callable[[], T]) -> None:
-    try:
-        result = call()
-    except BaseException as error:
-        answer = partial(future.set_exception, error)
-    else:
-        answer = partial(future.set_result, result)
-    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-        loop.call_soon_threadsafe(answer)
-
-
-async def _settled(future: asyncio.Future[T]) -> T:
-    """Await what cannot be stopped: when we are cancelled, first see it through."""
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            try:
-                await asyncio.wait([future])
-            except asyncio.CancelledError:
-                continue  # asked again: the thread still runs
-        if not future.cancelled():
-            future.exception()  # the cancellation counts; unread, asyncio would complain of it
-        raise
-
-
 class _Tasks:
     """Jobs of a superstep under asyncio."""
 
     def __init__(self, live: bool, workers: int | None, store: Store | None) -> None:
-        self._transactions = _Transactions(store)
+        self._transactions = Transactions(store)
         self._live = live
         self._workers = workers
         self._gate = asyncio.Semaphore(workers) if workers else None
@@ -599,7 +432,7 @@ class _Tasks:
         self._alone_runs = False  # nobody takes custom events before it ends
         self._running: dict[asyncio.Task[None], Job] = {}
         self._begun: set[Job] = set()
-        self._items: deque[Arrival | _Turn] = deque()
+        self._items: deque[Arrival | Turn] = deque()
         self._arrived = asyncio.Event()
         self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
         self._replies: set[Future[Any]] = set()
@@ -666,7 +499,7 @@ class _Tasks:
             self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
         future = asyncio.get_running_loop().run_in_executor(self._pool, _passing, call)
         try:
-            return await _settled(future)
+            return await settled(future)
         except asyncio.CancelledError:
             if not counts or not future.done() or future.cancelled():
                 raise
@@ -721,7 +554,7 @@ class _Tasks:
         transaction: Transaction = await self._in_thread(self._transactions.begin)
         return transaction
 
-    def _turn(self, job: Job) -> _Turn | None:
+    def _turn(self, job: Job) -> Turn | None:
         turn = None if self._alone_runs else self._transactions.turn(job)
         if turn is not None:
             self._replies.add(turn.granted)
@@ -734,7 +567,7 @@ class _Tasks:
         self._put(Spawned(call))
         self._running[asyncio.create_task(self._work(call))] = call
 
-    def _put(self, item: Arrival | _Turn, taken: threading.Event | None = None) -> None:
+    def _put(self, item: Arrival | Turn, taken: threading.Event | None = None) -> None:
         self._items.append(item)
         self._arrived.set()
         if taken is not None:
@@ -862,46 +695,3 @@ def _passable(error: BaseException) -> BaseException:
     passable = RuntimeError(f"a node raised {type(error).__name__}")
     passable.__cause__ = error
     return passable
-
-
-async def aiterate(iterator: Iterator[T], batch: int = 64) -> AsyncGenerator[T, None]:
-    """Iterate over something that blocks, in a thread of its own, a batch at a time."""
-    keeper = Offload()
-    try:
-        while items := await keeper.run(lambda: _take(iterator, batch)):
-            for item in items:
-                try:
-                    yield item
-                except BaseException as error:
-                    await thrown_in(error)
-                    raise
-    finally:
-        close = getattr(iterator, "close", None)
-        if close is not None:
-            await keeper.run(close)
-        keeper.close()
-
-
-def _take(iterator: Iterator[T], number: int) -> list[T]:
-    items: list[T] = []
-    for item in iterator:
-        items.append(item)
-        if len(items) == number:
-            break
-    return items
-
-
-async def in_thread(call: Callable[[], T]) -> T:
-    """One blocking call, for asyncio."""
-    keeper = Offload()
-    try:
-        return await keeper.run(call)
-    finally:
-        keeper.close()
-
-
-async def ended(thread: threading.Thread) -> None:
-    """`thread.join()` for asyncio, for a thread that is about to end."""
-    thread.join(0.002)  # nearly always it ends within that, and to go round the loop would take as long
-    while thread.is_alive():  # noqa: ASYNC110
-        await asyncio.sleep(0.001)

@@ -53,10 +53,11 @@ from durable_graph.core.stats import Stats, Tally
 from durable_graph.core.timeline import TimelineEntry, timeline
 from durable_graph.core.times import iso
 from durable_graph.core.verify import Report, verify
-from durable_graph.drivers import Show, adrive, aiterate, drive, in_thread
+from durable_graph.drivers import Show, adrive, drive
 from durable_graph.encryption import VARIABLE, Encryption, EncryptionKey, read_encryption
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.messages import message_types
+from durable_graph.offload import aiterate, in_thread
 from durable_graph.prune import Pruned, prune, rule_of
 from durable_graph.search import Filter, every, filter_of, found
 from durable_graph.store import Cache, Claim, Signal, Store, Thread

@@ -29,9 +29,10 @@ from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View
 from durable_graph.core.rows import Call, Effects
 from durable_graph.core.run import Run
 from durable_graph.core.runtime import Runtime
-from durable_graph.drivers import Show, adrive, drive, ended
+from durable_graph.drivers import Show, adrive, drive
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
 from durable_graph.messages import langchain_is_used, message_types
+from durable_graph.offload import ended
 from durable_graph.store import Cache, Store
 
 

@@ -18,7 +18,8 @@ from durable_graph.core.effects import Finished, Job
 from durable_graph.core.model import Task
 from durable_graph.core.rows import Call
 from durable_graph.core.run import Run
-from durable_graph.drivers import Offload, _Threads
+from durable_graph.drivers import _Threads
+from durable_graph.offload import Offload
 from durable_graph.store import Row
 from durable_graph.store.memory import MemoryStore
 from tests.graphs import PATIENCE, State

@@ -19,20 +19,10 @@ ROOT = Path(__file__).parent.parent
 WINDOW = "durable_graph"  # the package itself; its modules go by their names without this prefix
 
 FLOORS = (  # lowest first
-    {"core", "errors", "store.engines", "store.texts", "store.version"} | {"core.edge", "core.layout", "core.paper"},
-    {
-        "core.address",
-        "core.chain",
-        "core.channels",
-        "core.cursor",
-        "core.config",
-        "core.times",
-        "crew",
-        "langchain",
-        "leases",
-    }
-    | {"core.png"}
-    | {"core.difference", "limits", "store.address", "store.line", "store.wire"},
+    {"core", "errors", "offload", "store.engines", "store.texts", "store.version"}
+    | {"core.edge", "core.layout", "core.paper"},
+    {"core.address", "core.chain", "core.channels", "core.config", "core.cursor", "core.difference", "core.png"}
+    | {"core.times", "crew", "langchain", "leases", "limits", "store.address", "store.line", "store.wire"},
     {"core.tokens"},
     {"core.schema"},
     {"codec", "core.model", "store.tables"},
@@ -42,7 +32,7 @@ FLOORS = (  # lowest first
     {"core.changes", "core.planner", "store.databases"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
     {"core.task", "core.timeline", "core.rows", "store.memory", "store.migrate", "store.sql"},
-    {"core.gantt", "core.jobs", "core.stats"},
+    {"core.gantt", "core.jobs", "core.stats", "transactions"},
     {"core.entry"},
     {"core.run"},
     {"drivers"},
@@ -82,7 +72,7 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "compiled", "drivers", "session", "testing"}
+    "asyncio": {"cli.runner", "compiled", "drivers", "offload", "session", "testing"}
     | {"server.endpoints", "server.house", "server.hub", "server.running", "server.runs"},
     "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
     "cryptography": {"encryption"},
@@ -96,32 +86,13 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
     | {"server.running", "server.threads"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
-    | {
-        "store.address",
-        "store.database",
-        "store.engines",
-        "store.postgres",
-        "store.sqlite",
-        "store.migrate",
-        "store.statements",
-        "store.tables",
-    },
+    | {"store.address", "store.database", "store.engines", "store.migrate", "store.postgres", "store.sqlite"}
+    | {"store.statements", "store.tables"},
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick
-NOT_AT_START = {
-    "alembic",
-    "click",
-    "cryptography",
-    "langchain_core",
-    "psycopg",
-    "pydantic",
-    "resvg_py",
-    "rich",
-    "sqlalchemy",
-    "starlette",
-    "uvicorn",
-}
+NOT_AT_START = {"alembic", "click", "cryptography", "langchain_core", "psycopg", "pydantic", "resvg_py", "rich"}
+NOT_AT_START |= {"sqlalchemy", "starlette", "uvicorn"}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 # The server has to know what a run emits before it is shown, and where in the log that stands.

@@ -26,8 +26,8 @@ from conftest import Script, connected, finished
 from sqlalchemy import make_url
 from test_store_contract import T, begin, race, row, steps, values
 
-from durable_graph.drivers import Offload
 from durable_graph.errors import ArgumentError, FencedError, SchemaError, StoreUnavailableError
+from durable_graph.offload import Offload
 from durable_graph.store import Claim, Row, Signal, Thread, migrate, sqlite, tables, version
 from durable_graph.store.address import SqliteUrl, parse_url
 from durable_graph.store.database import Lost
