@@ -9,9 +9,9 @@ import asyncio
 import inspect
 import logging
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import aclosing, closing, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Generic, TypeVar, Unpack
@@ -22,7 +22,7 @@ from durable_graph.core.caching import node_namespace
 from durable_graph.core.chain import Key
 from durable_graph.core.channels import Channel, detached
 from durable_graph.core.config import CallConfig, merged, read_config
-from durable_graph.core.effects import Recorded
+from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
@@ -210,12 +210,18 @@ class CompiledGraph(Log, Generic[StateT]):
         return list(await asyncio.gather(*runs, return_exceptions=return_exceptions))
 
     def recover(
-        self, config: Config | None = None, *, limit: int | None = None, context: Any = None
+        self,
+        config: Config | None = None,
+        *,
+        limit: int | None = None,
+        context: Any = None,
+        until: Callable[[], bool] | None = None,
     ) -> Iterator[Recovered]:
         """Continue every thread of this graph that was running when its process died, one after the other, and yield
         what became of each.
 
-        config, context: for these runs, as in `stream`, without a thread. limit: so many threads at most.
+        config, context: for these runs, as in `stream`, without a thread. limit: so many threads at most. until: is
+            asked after each step; when it returns True that was the last one, and the next call finds the thread again.
 
         Lazy as `stream` is: loop over it. Threads are found by the graph's name, so graphs that share a database need
         names of their own (`compile(name=...)`). Dead is an owner whose process is gone from this host, or whose
@@ -225,17 +231,21 @@ class CompiledGraph(Log, Generic[StateT]):
         those that a consumer left are no concern of it. A subgraph's run is continued by the one above it.
         Raises StoreError if the database cannot be used.
         """
-        return self._recovering(self._for_any_thread(config), limit, context)
+        return self._recovering(self._for_any_thread(config), limit, context, until or _never)
 
-    def _recovering(self, given: CallConfig, limit: int | None, context: Any) -> Iterator[Recovered]:
+    def _recovering(
+        self, given: CallConfig, limit: int | None, context: Any, until: Callable[[], bool]
+    ) -> Iterator[Recovered]:
         left = _limited(limit)
         for thread in abandoned(self._stored(), self.name):
-            if not left:
+            if not left or until():
                 return
             session, error = self._recovery(given, thread.thread_id, context), None
             try:
-                for _ in session.sync():
-                    pass
+                with closing(session.sync()) as steps:
+                    for _ in steps:
+                        if until():
+                            return
             except Exception as raised:
                 error = raised
             if recovered := self._recovered(session, thread.thread_id, error):
@@ -243,21 +253,30 @@ class CompiledGraph(Log, Generic[StateT]):
                 yield recovered
 
     def arecover(
-        self, config: Config | None = None, *, limit: int | None = None, context: Any = None
+        self,
+        config: Config | None = None,
+        *,
+        limit: int | None = None,
+        context: Any = None,
+        until: Callable[[], bool] | None = None,
     ) -> AsyncIterator[Recovered]:
         """`recover` for asyncio. To continue several at a time, loop over several of them side by side."""
-        return self._arecovering(self._for_any_thread(config), limit, context)
+        return self._arecovering(self._for_any_thread(config), limit, context, until or _never)
 
-    async def _arecovering(self, given: CallConfig, limit: int | None, context: Any) -> AsyncGenerator[Recovered, None]:
+    async def _arecovering(
+        self, given: CallConfig, limit: int | None, context: Any, until: Callable[[], bool]
+    ) -> AsyncGenerator[Recovered, None]:
         left = _limited(limit)
         async with aclosing(aiterate(abandoned(self._stored(), self.name))) as threads:
             async for thread in threads:
-                if not left:
+                if not left or until():
                     return
                 session, error = self._recovery(given, thread.thread_id, context), None
                 try:
-                    async for _ in session.asynchronous():
-                        pass
+                    async with aclosing(session.asynchronous()) as steps:
+                        async for _ in steps:
+                            if until():
+                                return
                 except Exception as raised:
                     error = raised
                 if recovered := await in_thread(partial(self._recovered, session, thread.thread_id, error)):
@@ -489,8 +508,7 @@ class CompiledGraph(Log, Generic[StateT]):
         given, shaper = self._named(config), Shaper(())
         there = self._graph_at(given.ns)._parts
         parts = replace(there, store=self._store, codec=there.codec.like(self._codec), key=self._key)
-        show = lambda it: [it] if isinstance(it, Recorded) else []  # noqa: E731
-        return Session(parts, given, shaper, show, {"wait": wait}, updates=updates)
+        return Session(parts, given, shaper, _rows_only, {"wait": wait}, updates=updates)
 
     def _graph_at(self, ns: tuple[str, ...]) -> CompiledGraph[Any]:
         """The subgraph that runs at this namespace. Raises ArgumentError where the drawing does not show it."""
@@ -524,8 +542,8 @@ class CompiledGraph(Log, Generic[StateT]):
         return given
 
     def _recovery(self, given: CallConfig, thread_id: str, context: Any) -> Session:
-        given = replace(given, thread_id=thread_id)
-        return Session(self._parts, given, Shaper(()), options={"context": context}, input=None, recovers=True)
+        given, options = replace(given, thread_id=thread_id), Options(context=context)
+        return Session(self._parts, given, Shaper(()), _rows_only, options, input=None, recovers=True)
 
     def _recovered(self, session: Session, thread_id: str, error: Exception | None) -> Recovered | None:
         """None if there was nothing to do any more: somebody else was faster, or it is gone."""
@@ -590,6 +608,14 @@ def _graphs_in(call: Any) -> Iterator[CompiledGraph[Any]]:
         found = inspect.getclosurevars(inspect.unwrap(call))
         named.update({**found.globals, **found.nonlocals})
     yield from (value for _, value in sorted(named.items()) if isinstance(value, CompiledGraph))
+
+
+def _rows_only(it: Emission) -> Sequence[Recorded]:
+    return [it] if isinstance(it, Recorded) else []
+
+
+def _never() -> bool:
+    return False
 
 
 def _titled(schema: Any) -> str:

@@ -182,6 +182,18 @@ class Log:
         wanted = filter_of(status, graph, text, newer_than, older_than)
         return await in_thread(lambda: found(self._stored(), wanted, after, limit))
 
+    def thread(self, config: Config) -> Thread:
+        """What is true of a thread as a whole: its status, graph, lease, times ... Raises ThreadNotFoundError."""
+        store, thread_id = self._stored(), self._thread(config)
+        thread = store.thread(thread_id)
+        if thread is None:
+            raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
+        return thread
+
+    async def athread(self, config: Config) -> Thread:
+        """`thread` for asyncio."""
+        return await in_thread(lambda: self.thread(config))
+
     def timeline(
         self,
         config: Config,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
@@ -133,7 +133,7 @@ class Session:
 
     # --- driving ------------------------------------------------------------------------------
 
-    def sync(self) -> Iterator[Any]:
+    def sync(self) -> Generator[Any]:
         """The call as a generator. The outcome is in `run` afterwards."""
         chunks = self._synchronous()
         unfinished.add(chunks, self._parts.store)
@@ -151,7 +151,7 @@ class Session:
                 ending.join()
         self._speak_up()
 
-    def asynchronous(self) -> AsyncIterator[Any]:
+    def asynchronous(self) -> AsyncGenerator[Any]:
         """The same for asyncio."""
         chunks = adrive(_Opening(self), self._parts.store, self._show, self._live, self._workers)
         weakref.finalize(chunks, self._dropped).atexit = False

@@ -39,7 +39,7 @@ FLOORS = (  # lowest first
     {"beat", "prune", "recovery", "unfinished"},
     {"search", "session"},
     {"log"},
-    {"compiled"},
+    {"compiled", "doctor"},
     {"functional", "graph"},
     {"testing"},
     {WINDOW},
@@ -57,9 +57,10 @@ FLOORS = (  # lowest first
     {"server.app"},
     {"server"},
     {"cli.show"},
-    {"cli.ending"},
-    {"cli.target"},
+    {"cli.ending", "cli.tell"},
+    {"cli.options", "cli.target"},
     {"cli.runner"},
+    {"cli.changing", "cli.drawing", "cli.keeping", "cli.reading", "cli.running", "cli.setup", "cli.watching"},
     {"cli"},
 )
 
@@ -74,15 +75,16 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "compiled", "drivers", "offload", "session", "testing"}
     | {"server.endpoints", "server.house", "server.hub", "server.running", "server.runs"},
-    "click": {"cli", "cli.ending", "cli.runner", "cli.show", "cli.target"},
+    "click": {"cli", "cli.changing", "cli.drawing", "cli.ending", "cli.keeping", "cli.options", "cli.reading"}
+    | {"cli.runner", "cli.running", "cli.setup", "cli.show", "cli.target", "cli.watching"},
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
-    "orjson": {"cli", "codec", "core.chain", "core.export", "encryption"}
+    "orjson": {"codec", "core.chain", "core.export", "encryption"}
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
     "psycopg": {"store.postgres", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "resvg_py": {"core.png"},
-    "rich": {"cli", "cli.runner", "cli.show"},
+    "rich": {"cli.show"},
     "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
     | {"server.running", "server.threads"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
@@ -97,7 +99,8 @@ NOT_AT_START |= {"sqlalchemy", "starlette", "uvicorn"}
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 # The server has to know what a run emits before it is shown, and where in the log that stands.
 BACK_DOORS = {
-    "cli": {"cli.ending", "cli.runner", "cli.show", "cli.target", "store.migrate"},
+    "cli.options": {"store.migrate"},
+    "cli.setup": {"doctor", "store.migrate"},
     "server.inside": {"core.cursor", "core.effects", "core.history", "core.position", "core.projection", "core.times"}
     | {"drivers", "leases", "recovery", "session", "store"},
     "server.events": {"core.cursor"},

@@ -37,6 +37,7 @@ Exit codes:
   4    somebody else is running the thread
   5    the database cannot be used
   6    verify found something, or import did
+  7    doctor found something to mend
   130  stopped by Ctrl-C (143: by SIGTERM, 141: the reader of a pipe has gone)
 """
 CODES: tuple[tuple[type[Exception], int], ...] = (  # the first that fits
@@ -52,6 +53,7 @@ CODES: tuple[tuple[type[Exception], int], ...] = (  # the first that fits
     (DurableGraphError, 2),  # the others are about how it was called
     (Exception, 1),
 )
+FOUND = 7  # by doctor
 STOPPED = 128  # plus the signal's number, as shells count
 
 
@@ -64,7 +66,22 @@ class Failure(Exception):
 
 
 class Program(click.Group):
-    """Turns every end of a command into one line and an exit code."""
+    """Turns every end of a command into one line and an exit code, and shows the commands by what one does."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._sections: dict[str, list[str]] = {}
+
+    def add_to(self, section: str, command: click.Command) -> None:
+        self.add_command(command)
+        self._sections.setdefault(section, []).append(str(command.name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, self.commands), default=0)
+        for section, names in self._sections.items():
+            rows = [(name.ljust(width), _in_short(self.commands[name])) for name in names]
+            with formatter.section(section):
+                formatter.write_dl(rows)
 
     def main(self, *args: Any, **options: Any) -> Any:
         options["standalone_mode"] = False  # click's own way to end takes several lines
@@ -91,6 +108,11 @@ class Program(click.Group):
                 traceback.print_exception(error.__cause__ or error)
             say_error(one_line(error))
             ctx.exit(exit_code(error))
+
+
+def _in_short(command: click.Command) -> str:
+    """The first sentence of its help, as far as a colon."""
+    return command.get_short_help_str(1000).partition(": ")[0].removesuffix(".")
 
 
 def _help_for(error: click.ClickException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shlex
 import signal
 import sys
@@ -15,9 +16,30 @@ from typing import Any, cast
 
 import click
 
-from durable_graph import EmptyInputError, InvalidUpdateError, Recovered, StreamEvent, StreamMode
+from durable_graph import (
+    END,
+    Command,
+    EmptyInputError,
+    Interrupt,
+    InvalidUpdateError,
+    Recovered,
+    StateSnapshot,
+    StreamEvent,
+    StreamMode,
+    Wait,
+)
 from durable_graph.cli.ending import STOPPED, Failure, exit_code, one_line, say
-from durable_graph.cli.show import Column, Output, ReaderGone, numbered, progress, show_chunk, shown_url
+from durable_graph.cli.show import (
+    Column,
+    Output,
+    ReaderGone,
+    asked,
+    numbered,
+    progress,
+    short,
+    show_chunk,
+    shown_url,
+)
 from durable_graph.cli.target import load_graph
 
 
@@ -48,10 +70,37 @@ class Runner:
         if url is not None:
             self.command += f" --url {shlex.quote(shown_url(url))}"
 
+    def answer(self, value: Any, is_given: bool, question: str | None) -> None:
+        """Go on with the answer to a question, which is asked here if it was not given."""
+        try:
+            open_ones = [one for one in self.graph.get_state(self.config).interrupts if not isinstance(one.value, Wait)]
+            wanted = [one for one in open_ones if question in (None, one.id)]
+            if len(wanted) == 1 and not is_given and sys.stdin.isatty() and sys.stderr.isatty():
+                value = _asked_here(wanted[0])
+            elif len(wanted) != 1 or not is_given:
+                raise self._no_answer(open_ones, is_given, question)
+        except BaseException:
+            self.graph.close()
+            raise
+        self.run(Command(resume={wanted[0].id: value}))
+
+    def _no_answer(self, open_ones: list[Interrupt], is_given: bool, question: str | None) -> Failure:
+        if not open_ones:
+            missing = self.graph.get_state(self.config).created_at is None
+            problem = "does not exist" if missing else "asks nothing"
+            return Failure(3 if missing else 2, f"thread {self.thread!r} {problem}; see durable-graph threads")
+        questions = "; ".join(f"{one.id}: {short(one.value)}" for one in open_ones)
+        if len(open_ones) > 1 and question is None:
+            return Failure(2, f"thread {self.thread!r} asks several questions, choose one by --interrupt: {questions}")
+        if question is not None and question not in [one.id for one in open_ones]:
+            return Failure(2, f"thread {self.thread!r} has no open question {question!r}, these are: {questions}")
+        return Failure(2, f"give --text or --value, to answer {questions}")
+
     def run(self, value: Any) -> None:
         try:
             with terminated_as_interrupted(self.stopped), redirect_stdout(sys.stderr), progress(self.out) as report:
                 self._stream(value, report)
+            self._tell_questions()
         except KeyboardInterrupt:
             say(f"stopped; {self._what_next()}")
             raise click.exceptions.Exit(STOPPED + self.stopped.by) from None
@@ -94,6 +143,16 @@ class Runner:
         if event.kind == "error":
             self.failed = self.failed or event
 
+    def _tell_questions(self) -> None:
+        """What has to happen before the thread can go on."""
+        if self.last is None or self.last.kind != "interrupt":
+            return
+        for question in self.graph.get_state(self.config).interrupts:
+            if isinstance(question.value, Wait):
+                say(f"{asked(question)}; go on then with: {self.command}")
+            else:
+                say(f"{asked(question)}; answer with: {self.command.replace(' resume ', ' answer ', 1)} --text ...")
+
     def _failure(self, error: Exception) -> Failure:
         text = one_line(error).rstrip(".")
         if self.failed is not None:
@@ -121,22 +180,59 @@ def _settings(limit: int | None, actor: str | None) -> dict[str, Any]:
     }
 
 
+def _asked_here(question: Interrupt) -> Any:
+    """The answer that a person types: JSON, or else a text."""
+    say(asked(question))
+    typed = click.prompt("answer", prompt_suffix="> ", err=True)
+    with suppress(ValueError, RecursionError):
+        return json.loads(typed)
+    return typed
+
+
+def changed(
+    target: str,
+    url: str | None,
+    config: dict[str, Any],
+    values: Any,
+    as_node: str | None,
+    task: str | None,
+    wait: float | None,
+) -> StateSnapshot:
+    """The state of a thread after an update. Routers run, so the application is needed."""
+    graph, is_async = load_graph(target, url)
+    thread = config["configurable"]["thread_id"]
+    try:
+        with redirect_stdout(sys.stderr):
+            graph.thread({"thread_id": thread})  # a new one would be made of a name that is misspelled
+            given = (config, values, END if as_node == "END" else as_node, task)
+            if is_async:
+                after = asyncio.run(graph.aupdate_state(*given, wait=wait))
+            else:
+                after = graph.update_state(*given, wait=wait)
+            return graph.get_state(after)
+    finally:
+        graph.close()
+
+
 def recover_all(
-    target: str, most: int | None, url: str | None, as_json: bool, limit: int | None, actor: str | None
+    target: str, most: int | None, url: str | None, as_json: bool, limit: int | None, actor: str | None, grace: float
 ) -> bool:
     """Go on with all threads whose process has died, a line for each. False if one of them failed."""
     graph, is_async = load_graph(target, url)
     config = _settings(limit, actor)
-    out, stopped, well = Output(as_json), Stopped(), True
+    out, stopped, well = Output(as_json), Stopped(grace), True
     try:
         with terminated_as_interrupted(stopped), redirect_stdout(sys.stderr), progress(out) as report:
             report("looking for threads whose process has died")
-            found = blocking(graph.arecover(config, limit=most)) if is_async else graph.recover(config, limit=most)
+            settings: dict[str, Any] = {"limit": most, "until": lambda: stopped.asked}
+            found = blocking(graph.arecover(config, **settings)) if is_async else graph.recover(config, **settings)
             with closing(cast("Generator[Recovered]", found)) as threads:
                 for thread in threads:
                     _show(out, thread)
                     report(f"{thread.thread_id} is {thread.status}, looking for more")
                     well = well and thread.error is None
+            if stopped.asked:
+                raise KeyboardInterrupt
     except KeyboardInterrupt:
         say("stopped; what is left is found again by the same command")
         raise click.exceptions.Exit(STOPPED + stopped.by) from None

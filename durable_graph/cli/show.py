@@ -12,11 +12,20 @@ import math
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from durable_graph import Report, StreamEvent
+from durable_graph import Interrupt, Report, StreamEvent, Wait
+
+STATUSES = {  # and their colours
+    "running": "cyan",
+    "pending": "yellow",
+    "interrupted": "magenta",
+    "waiting": "magenta",
+    "failed": "red",
+    "finished": "green",
+}
 
 
 class ReaderGone(Exception):
@@ -50,6 +59,21 @@ def brief(value: Any) -> str:
     return "" if value is None else _short.repr(value)
 
 
+def short(value: Any) -> str:
+    """A value as Python writes it, in part if it is large."""
+    return _short.repr(value)
+
+
+def asked(question: Interrupt, *, whole: bool = False) -> str:
+    """What a question waits for."""
+    value = question.value
+    if not isinstance(value, Wait):
+        return f"asks: {repr(value) if whole else short(value)}"
+    until = [f"until {value.until}"] if value.until else []
+    signal = [f"for the signal {value.signal!r}"] if value.signal else []
+    return f"waits {' or '.join([*until, *signal])}"
+
+
 def plain(value: Any) -> Any:
     """A value for programs, whole: what JSON has no form for is its text."""
     if value is None or type(value) in (bool, str, int):
@@ -66,6 +90,28 @@ def plain(value: Any) -> Any:
     if isinstance(value, StreamEvent):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return repr(value) if isinstance(value, bytes | bytearray) else str(value)
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    number, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 1000:
+            break
+        number, unit = number / 1000, larger
+    return f"{count} B" if unit == "B" else f"{number:.1f} {unit}"
+
+
+def lasting(seconds: float) -> str:
+    """A time for people, in the unit that fits."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} us"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
+    return f"{minutes:.0f} min" if minutes < 120 else f"{hours:.0f} h" if hours < 48 else f"{days:.0f} days"
 
 
 def shown_url(url: str) -> str:
@@ -95,17 +141,49 @@ class Output:
 
             self.console = Console(file=self._file, highlight=False)
 
-    def line(self, record: Mapping[str, Any], *columns: Column) -> None:
-        """One result: the record for programs, the columns for people."""
+    @property
+    def width(self) -> int:
+        """Of a line."""
+        return int(self.console.width) if self.console is not None else 100
+
+    def line(self, record: Mapping[str, Any], *columns: Column, whole: bool = False) -> None:
+        """One result: the record for programs, the columns for people, on a terminal as far as they fit, or `whole`."""
         if self.json:
             self._write(json.dumps(plain(record)))
         elif self.console is not None:
             from rich.text import Text
 
             cells = [Text(_cell(column), column.style) for column in columns]
-            self.console.print(Text("  ").join(cells), no_wrap=True, overflow="ellipsis")
+            text = Text("  ").join(cells)
+            text.rstrip()
+            how: dict[str, Any] = {"soft_wrap": True} if whole else {"no_wrap": True, "overflow": "ellipsis"}
+            self.console.print(text, **how)
         else:
             self._write("  ".join(map(_cell, columns)).rstrip())
+
+    def table(self, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Results for people that belong together: the first column is a name, the others are numbers."""
+        if not rows:
+            return
+        texts = [[as_text(str(cell)) for cell in row] for row in rows]
+        if self.console is None:
+            widths = [max(len(row[place]) for row in [list(heads), *texts]) for place in range(len(heads))]
+            self.line({})
+            for row in [list(heads), *texts]:
+                self.line(
+                    {}, Column(row[0], widths[0]), *(Column(t, -w) for t, w in zip(row[1:], widths[1:], strict=True))
+                )
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for place, head in enumerate(heads):
+            table.add_column(head, justify="right" if place else "left", style="" if place else "bold")
+        for row in texts:
+            table.add_row(*map(Text, row))
+        self.console.print()
+        self.console.print(table)
 
     def text(self, line: str) -> None:
         """A line as it is: for what is read by programs only."""
@@ -130,9 +208,9 @@ def _cell(column: Column) -> str:
 
 
 @contextmanager
-def progress(out: Output) -> Iterator[Callable[[str], None]]:
+def progress(out: Output, *, when: bool = True) -> Iterator[Callable[[str], None]]:
     """On a terminal, a line that says where a run is and for how long. It stays below all that is written meanwhile."""
-    if not sys.stderr.isatty():
+    if not when or not sys.stderr.isatty():
         yield lambda text: None
         return
     from rich.console import Console
@@ -161,13 +239,19 @@ def numbered(stream: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int | Non
             waiting.append((mode, chunk))
 
 
+INTERRUPT = "__interrupt__"  # LangGraph's name for questions among updates
+
+
 def _begins(mode: str, chunk: Any) -> bool:
     return (mode == "tasks" and "input" in chunk) or (mode == "debug" and chunk["type"] == "task")
 
 
 def show_chunk(out: Output, thread: str, mode: str, step: int | None, chunk: Any, *, name_mode: bool) -> None:
     node, value = _subject(mode, chunk)
-    columns = [Column("" if step is None else step, -6, "dim"), Column(node, 16, "bold"), Column(brief(value))]
+    told = Column(brief(value))
+    if mode == "updates" and node == INTERRUPT:
+        node, told = "", Column("; ".join(map(asked, value)) or "paused, as was asked for", 0, "cyan")
+    columns = [Column("" if step is None else step, -6, "dim"), Column(node, 16, "bold"), told]
     if name_mode:
         columns.insert(1, Column(mode, 11, "cyan"))
     out.line({"thread_id": thread, "step": step, "mode": mode, "data": chunk}, *columns)

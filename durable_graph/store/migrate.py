@@ -1,6 +1,7 @@
 """Bring a database to the schema this library needs: the only module that knows Alembic.
 
 The rule: one transaction that takes the lock first, so that of two processes one waits, and then finds its work done.
+To ask a SQLite file for its version, which each command does, imports nothing else: SQLAlchemy takes longer than that.
 """
 
 from __future__ import annotations
@@ -8,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from sqlalchemy import URL, exc
+from typing import TYPE_CHECKING
 
 from durable_graph.errors import ArgumentError, StoreUnavailableError
 from durable_graph.store.address import Address, SqliteUrl, parse_url
 from durable_graph.store.database import Database
 from durable_graph.store.databases import database_at
-from durable_graph.store.tables import metadata
 from durable_graph.store.version import REVISION, SCHEMA_VERSION, VERSION_TABLE
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
 
 
 def current(url: str | URL) -> tuple[int | None, int]:
@@ -39,6 +41,8 @@ def downgrade(url: str | URL, revision: str) -> None:
 
 
 def _migrate(url: str | URL, direction: str, revision: str) -> None:
+    from sqlalchemy import exc
+
     with _opened(parse_url(url)) as database:
         # Of two processes that both begin on an empty Postgres, the second one's CREATE TABLE fails as soon as the
         # first has committed. Once more, and it finds the tables.
@@ -75,6 +79,8 @@ _RIGHTS = {  # of a role that runs graphs and reads their log: it adds rows, and
 def grants(role: str) -> list[str]:
     """SQL for Postgres that gives a role all that running graphs takes, and takes from it the right to change or remove
     rows of the log. To be run by the owner of the tables, who alone may delete and prune from then on."""
+    from durable_graph.store.tables import metadata
+
     name = '"' + role.replace('"', '""') + '"'
     tables = [table.name for table in metadata.sorted_tables] + [VERSION_TABLE]
     return [
