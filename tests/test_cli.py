@@ -547,7 +547,17 @@ def test_help_is_quick_and_explains_the_codes(folder: Path) -> None:
             heavy = {"alembic", "psycopg", "rich", "sqlalchemy"} & set(sys.modules)
             assert not heavy, heavy
     """
-    for command in ([], ["run"], ["resume"], ["threads"], ["history"], ["replay"], ["verify"], ["db", "upgrade"]):
+    for command in (
+        [],
+        ["run"],
+        ["resume"],
+        ["threads"],
+        ["answer"],
+        ["replay"],
+        ["verify"],
+        ["doctor"],
+        ["db", "upgrade"],
+    ):
         done = subprocess.run(
             [sys.executable, "-c", script, *command],
             cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,

@@ -145,7 +145,7 @@ class Runner:
 
     def _tell_questions(self) -> None:
         """What has to happen before the thread can go on."""
-        if self.last is None or self.last.kind != "interrupt":
+        if self.last is None or not self.last.next:
             return
         for question in self.graph.get_state(self.config).interrupts:
             if isinstance(question.value, Wait):
@@ -210,6 +210,8 @@ def changed(
             else:
                 after = graph.update_state(*given, wait=wait)
             return graph.get_state(after)
+    except InvalidUpdateError as error:
+        raise Failure(2, one_line(error)) from error
     finally:
         graph.close()
 
