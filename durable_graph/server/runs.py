@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from durable_graph import Thread
 from durable_graph.core.effects import Emission, Recorded
@@ -84,7 +84,7 @@ class LocalRun:
 
     async def drive(self) -> None:
         try:
-            chunks = cast("AsyncGenerator[Any]", self.session.asynchronous())
+            chunks = self.session.asynchronous()
             async with aclosing(chunks):
                 async for _ in chunks:
                     break  # asked to stop after the step at hand
