@@ -118,6 +118,7 @@ def test_all_names_of_postgres_mean_psycopg(scheme: str) -> None:
         ("postgresql+asyncpg://host/db", "psycopg 3"),
         ("postgresql://host/db?pool_size=0", r"\?pool_size=4"),
         ("postgresql://host/db?pool_size=many", r"\?pool_size=4"),
+        ("postgresql://host/db?prepare=never", r"\?prepare=off"),
         ("mysql://host/db", "mysql"),
         ("runs.db", "sqlite:///runs.db"),
         ("", "sqlite:///runs.db"),

@@ -59,6 +59,7 @@ def parse_url(url: str | URL) -> Address:
         return _sqlite_url(parsed.host, parsed.database, parsed.query)
     if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
         pool_size_of(parsed)
+        prepares(parsed)
         return parsed.set(drivername="postgresql+psycopg")
     raise _wrong_url(
         f"{parsed.drivername!r} is no database this library knows",
@@ -110,6 +111,14 @@ def pool_size_of(url: URL) -> int:
     if isinstance(given, str) and given.isdecimal() and 1 <= int(given) <= 1000:
         return int(given)
     raise _wrong_url(f"pool_size={given!r} is not possible", "Give a number of connections: ?pool_size=4")
+
+
+def prepares(url: URL) -> bool:
+    """Whether statements are prepared. A pooler that gives each transaction another connection may not know them."""
+    given = url.query.get("prepare", "on")
+    if given in ("on", "off"):
+        return given == "on"
+    raise _wrong_url(f"prepare={given!r} is not possible", "Write ?prepare=off, or leave it out.")
 
 
 def _wrong_url(problem: str, fix: str) -> ArgumentError:

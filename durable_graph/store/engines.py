@@ -28,35 +28,37 @@ def sqlite_engine(connect: Callable[[], sqlite3.Connection], begin: str) -> Engi
     return engine
 
 
-def postgres_engine(url: URL, size: int, set_up: Callable[[Any, object], None], **settings: Any) -> Engine:
+def postgres_engine(
+    url: URL, size: int, prepare: bool, set_up: Callable[[Any, object], None], **settings: Any
+) -> Engine:
     """A pool of so many connections, each set up before its first use."""
     engine = create_engine(
-        url.difference_update_query(["pool_size"]),
+        url.difference_update_query(["pool_size", "prepare"]),
         paramstyle="format",
         hide_parameters=True,
         use_native_hstore=False,  # spares a query
         pool_size=size,
         max_overflow=0,
         pool_use_lifo=True,
-        connect_args=_options(url),
+        connect_args=_options(url, prepare),
         **settings,
     )
     event.listen(engine, "connect", set_up)
     return engine
 
 
-def _options(url: URL) -> dict[str, Any]:
+def _options(url: URL, prepare: bool) -> dict[str, Any]:
     return {
-        "prepare_threshold": 1,  # from the second time on
+        "prepare_threshold": 1 if prepare else None,  # from the second time on, or never
         "fallback_application_name": "durable_graph",
         "connect_timeout": url.query.get("connect_timeout", 10),  # seconds; libpq waits for minutes
     }
 
 
-def psycopg_arguments(engine: Engine) -> tuple[Sequence[Any], Mapping[str, Any]]:
+def psycopg_arguments(engine: Engine, prepare: bool) -> tuple[Sequence[Any], Mapping[str, Any]]:
     """What the engine gives to `psycopg.connect`."""
     arguments, options = engine.dialect.create_connect_args(engine.url)
-    return arguments, {**options, **_options(engine.url)}
+    return arguments, {**options, **_options(engine.url, prepare)}
 
 
 def on_commit(connection: Connection, call: Callable[[object], None]) -> None:

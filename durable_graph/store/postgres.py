@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from durable_graph.errors import SchemaError, StoreError
-from durable_graph.store.address import pool_size_of
+from durable_graph.store.address import pool_size_of, prepares
 from durable_graph.store.database import Database, Lost, Undone, first_line, first_refused
 from durable_graph.store.line import Ticket
 from durable_graph.store.version import VERSION_TABLE
@@ -44,22 +44,22 @@ class Postgres(Database):
     def __init__(self, url: URL) -> None:
         from durable_graph.store.engines import postgres_engine, psycopg_arguments  # late: it imports SQLAlchemy
 
-        size = pool_size_of(url)
+        size, prepare = pool_size_of(url), prepares(url)
         super().__init__(url, places=size, idle=size)
         try:
             import psycopg
 
             from durable_graph.store.wire import Wire  # late, as it needs the driver
 
-            self.engine = postgres_engine(url, size, self._set_up, isolation_level="AUTOCOMMIT")
+            self.engine = postgres_engine(url, size, prepare, self._set_up, isolation_level="AUTOCOMMIT")
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
-            self._nodes_engine = postgres_engine(url, size, self._set_up, isolation_level="READ COMMITTED")
+            self._nodes_engine = postgres_engine(url, size, prepare, self._set_up, isolation_level="READ COMMITTED")
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
             ) from error
         self._driver, self._wire = psycopg, Wire
-        self._arguments = psycopg_arguments(self.engine)
+        self._arguments = psycopg_arguments(self.engine, prepare)
 
     @staticmethod
     def _set_up(connection: Any, record: object) -> None:
