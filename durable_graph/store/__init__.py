@@ -40,7 +40,7 @@ class Thread(NamedTuple):
     thread_id: str
     graph: str  # name of the graph that last ran it
     fingerprint: str  # of that graph's drawing
-    status: str  # running, pending, interrupted, waiting, failed or finished
+    status: str  # new, running, pending, interrupted, waiting, failed or finished
     epoch: int  # grows by one with every claim
     parent_thread_id: str | None  # a fork's or a subgraph run's origin
     parent_step: int | None
