@@ -60,7 +60,8 @@ FLOORS = (  # lowest first
     {"cli.ending", "cli.tell"},
     {"cli.options", "cli.target"},
     {"cli.runner"},
-    {"cli.changing", "cli.drawing", "cli.keeping", "cli.reading", "cli.running", "cli.setup", "cli.watching"},
+    {"cli.changing", "cli.drawing", "cli.keeping", "cli.reading", "cli.running", "cli.setup", "cli.watching"}
+    | {"cli.serving"},
     {"cli"},
 )
 
@@ -76,7 +77,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "asyncio": {"cli.runner", "compiled", "drivers", "offload", "session", "testing"}
     | {"server.endpoints", "server.house", "server.hub", "server.running", "server.runs"},
     "click": {"cli", "cli.changing", "cli.drawing", "cli.ending", "cli.keeping", "cli.options", "cli.reading"}
-    | {"cli.runner", "cli.running", "cli.setup", "cli.show", "cli.target", "cli.watching"},
+    | {"cli.runner", "cli.running", "cli.serving", "cli.setup", "cli.show", "cli.target", "cli.watching"},
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
     "orjson": {"codec", "core.chain", "core.export", "encryption"}
@@ -87,6 +88,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "rich": {"cli.show"},
     "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
     | {"server.running", "server.threads"},
+    "uvicorn": {"cli.serving"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
     | {"store.address", "store.database", "store.engines", "store.migrate", "store.postgres", "store.sqlite"}
     | {"store.statements", "store.tables"},

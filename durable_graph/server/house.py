@@ -85,11 +85,17 @@ class House:
         try:
             yield
         finally:
+            self.close()
             await self.hub.stop()
             await self.runs.stop(self.limits.grace)
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
+
+    def close(self) -> None:
+        """The end has begun: streams end, so that clients come back, and runs stop after the step at hand."""
+        self.hub.close()
+        self.runs.stop_soon()
 
     async def offload(self, call: Callable[[], T]) -> T:
         """Something that blocks, in a thread."""

@@ -231,7 +231,6 @@ class Hub:
                 topic.live.end()
 
     async def stop(self) -> None:
-        self.close()
         if self._looking is not None:
             self._looking.cancel()
             with suppress(asyncio.CancelledError):

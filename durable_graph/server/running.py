@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
-from durable_graph import CheckpointNotFoundError, Command, Send, ThreadBusyError
+import durable_graph
+from durable_graph import CheckpointNotFoundError, Command, ThreadBusyError
 from durable_graph.core.cursor import Address, Cursor, read_cursor
 from durable_graph.core.projection import check_modes
 from durable_graph.server import inside
@@ -129,7 +132,7 @@ def _command(given: Mapping[str, Any]) -> Command[Any]:
         raise Problem(422, "command.graph: this is not supported; it is for nodes of subgraphs.", field="command.graph")
     goto = given.get("goto") or ()
     targets = [goto] if isinstance(goto, str | dict) else goto
-    aims = [each if isinstance(each, str) else Send(each["node"], each.get("input")) for each in targets]
+    aims = [each if isinstance(each, str) else durable_graph.Send(each["node"], each.get("input")) for each in targets]
     taken = {key: given[key] for key in ("resume", "update") if given.get(key) is not None}
     return Command(goto=aims, **taken)
 
@@ -239,6 +242,8 @@ async def wait(call: Call) -> Any:
 
     async def result() -> Any:
         await run.done.wait()
+        if call.house.hub.closing and run.cancelled:
+            raise _BrokenOff
         if run.error is not None:
             return {"__error__": told(run.error)}
         if run.cancelled:
@@ -261,7 +266,18 @@ def _patiently(call: Call, result: Any, headers: Mapping[str, str], cancels: Loc
             task.cancel()
 
     parts = _until_left(body(), cancels, call.house)
-    return StreamingResponse(parts, headers=dict(headers), media_type="application/json")
+    return _Patient(parts, headers=dict(headers), media_type="application/json")
+
+
+class _BrokenOff(Exception):
+    """The server ends, and with it the run: there is no answer yet."""
+
+
+class _Patient(StreamingResponse):
+    async def stream_response(self, send: Send) -> None:
+        """A connection that breaks off makes clients ask again."""
+        with suppress(_BrokenOff):
+            await super().stream_response(send)
 
 
 def _path(run: LocalRun) -> str:
@@ -324,6 +340,8 @@ async def join(call: Call) -> Any:
             last = b""
             async for data in shown.events():
                 last = data
+        if not last.startswith((b"event: error", b"event: end")):
+            raise _BrokenOff
         if last.startswith(b"event: error"):
             raised = house.runs.error_of(run_id)
             error = told(raised) if raised else await house.offload(lambda: inside.failure(found.graph, run.thread_id))

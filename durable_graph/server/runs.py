@@ -223,16 +223,19 @@ class Runs:
         finally:
             gate.release()
 
-    async def stop(self, grace: float) -> None:
-        """All runs end: after the step at hand, or when the grace is over. Their threads can go on at once."""
+    def stop_soon(self) -> None:
+        """All runs end after the step at hand."""
         if self._recovering is not None:
             self._recovering.cancel()
+        for run in self._running:
+            run.stop()
+
+    async def stop(self, grace: float) -> None:
+        """They have ended: after the step at hand, or when the grace is over. Their threads can go on at once."""
+        if self._recovering is not None:
             with suppress(asyncio.CancelledError):
                 await self._recovering
-        running = [*self._running]
-        for run in running:
-            run.stop()
-        tasks = [run.task for run in running if run.task is not None]
+        tasks = [run.task for run in self._running if run.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=grace)
             for task in late:
