@@ -474,13 +474,15 @@ def told(
 def told_on(
     store: Store, codec: Decoder, thread_id: str, seen: Address, *, until: int | None = None, **settings: bool
 ) -> Iterator[tuple[Address, Told]]:
-    """`told`, from behind what was seen last; that itself once more, if it is there, as it may have been seen in part.
+    """`told`, from what was seen last: that itself once more, if it is there, as it may have been seen in part.
 
     Nothing is told twice or left out, also when what was seen came from a run that died in the midst of a superstep.
     """
-    start = seen.step - _begun(store, codec, thread_id, seen.step)
-    if seen.step < 0:
-        start = -1
+    begins = beginning(store, thread_id)
+    if 0 <= seen.step < begins:
+        check_step(store, thread_id, seen.step)
+    above = seen.step - 1 if seen.said == ROW else seen.step
+    start = max(above - _begun(store, codec, thread_id, above), begins)
     for address, it in told(store, codec, thread_id, after=start, until=until, **settings):
         if address >= seen:
             yield address, it
@@ -488,11 +490,16 @@ def told_on(
 
 def _begun(store: Store, codec: Decoder, thread_id: str, step: int) -> int:
     """How many rows of its superstep a run had written up to this step, if the superstep had not ended with it."""
-    count = 0
-    for row in store.rows(thread_id, until=step, newest_first=True) if step >= 0 else ():
-        if row.kind in RUN_STARTS or "next" in decode_body(codec, row):
+    count, page = 0, 1  # nearly always it has just ended
+    while step - count >= 0:
+        rows = list(store.rows(thread_id, until=step - count, newest_first=True, limit=page))
+        for row in rows:
+            if row.kind in RUN_STARTS or "next" in decode_body(codec, row):
+                return count
+            count += 1
+        if not rows:
             break
-        count += 1
+        page = min(8 * page, 500)
     return count
 
 

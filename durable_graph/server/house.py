@@ -78,6 +78,7 @@ class House:
     async def lifespan(self, app: Any = None) -> AsyncIterator[None]:
         """While it is open: at first threads whose process died are taken over; at last all runs end so that their
         threads can be gone on with."""
+        self.loop = asyncio.get_running_loop()
         if self.hub.closing:
             self._open()
         if self._recover:
@@ -93,7 +94,8 @@ class House:
                 self._pool = None
 
     def close(self) -> None:
-        """The end has begun: streams end, so that clients come back, and runs stop after the step at hand."""
+        """The end has begun: streams end, so that clients come back, and runs stop after the step at hand. To be called
+        in the loop."""
         self.hub.close()
         self.runs.stop_soon()
 

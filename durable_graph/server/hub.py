@@ -72,7 +72,8 @@ class Live:
     def __init__(self, graph: inside.Graph) -> None:
         self.graph = graph
         self.base = -1  # the row behind which the superstep at hand begins
-        self.said: list[tuple[Address, Emission]] = []  # in it so far, besides rows
+        self.announced = False  # that its tasks begin
+        self._said: list[tuple[Address, Emission]] = []  # in it so far by nodes
         self._at = -1
         self._groups: dict[Modes, Group] = {}
 
@@ -97,9 +98,9 @@ class Live:
         return self._at
 
     def said_so_far(self, modes: Modes) -> list[Event]:
-        """In the superstep at hand. Shaped now: where the run stands is in it, and moves on."""
+        """In the superstep at hand."""
         show = inside.show(self.graph, modes, False)
-        return [event for address, it in self.said for event in events_of(address, show(it))]
+        return [event for address, it in self._said for event in events_of(address, show(it))]
 
     def publish(self, it: Emission) -> None:
         address = self._address(it)
@@ -109,12 +110,20 @@ class Live:
             events = [*events_of(address, group.show(it))]
             for feed in [*group.feeds] if events else ():
                 feed.put(events)
+        self._keep(address, it)
+
+    def _keep(self, address: Address, it: Emission) -> None:
+        """For who joins before the superstep ends."""
         if isinstance(it, Recorded):
             if it.barrier or it.row.kind in RUN_STARTS:
-                self.base = it.row.step
-                self.said.clear()
+                self.base, self.announced = it.row.step, False
+                self._said.clear()
+        elif isinstance(it, Begun):
+            self.announced = True  # of what it begins with the log tells
+        elif isinstance(it, Token):  # where the run stands moves on
+            self._said.append((address, it._replace(position=inside.place_of(it.position))))
         else:
-            self.said.append((address, it))
+            self._said.append((address, it))
 
     def _address(self, it: Emission) -> Address | None:
         if isinstance(it, Recorded):
@@ -185,6 +194,7 @@ Offload = Callable[..., Any]
 class Hub:
     def __init__(self, offload: Offload, poll: float) -> None:
         self.closing = False
+        self.closed = asyncio.Event()
         self._offload = offload
         self._poll = poll
         self._topics: dict[Key, Topic] = {}
@@ -225,6 +235,7 @@ class Hub:
     def close(self) -> None:
         """All streams end, so that clients come back elsewhere."""
         self.closing = True
+        self.closed.set()
         for topic in self._topics.values():
             topic.bump()
             if topic.live is not None:

@@ -6,13 +6,14 @@ Everything here blocks, and is called from threads; but for `session`, which is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
 import durable_graph.drivers as drivers
 import durable_graph.leases as leases
 from durable_graph import CompiledGraph, Thread
 from durable_graph.core.cursor import Address
-from durable_graph.core.effects import Emission, Recorded
+from durable_graph.core.effects import Begun, Emission, Recorded
 from durable_graph.core.history import RUN_STARTS, Told, decode_body, load, told_on
 from durable_graph.core.position import Position
 from durable_graph.core.projection import ANNOUNCED, SPOKEN, Shaper
@@ -96,8 +97,24 @@ def newest_step(graph: Graph, thread_id: str) -> int:
 def told(
     graph: Graph, thread_id: str, seen: Address, until: int | None, modes: Iterable[str], whole: bool
 ) -> Iterator[tuple[Address, Told]]:
-    announce = not ANNOUNCED.isdisjoint(modes)
-    return told_on(graph._stored(), graph._codec, thread_id, seen, until=until, announce=announce, whole=whole)
+    store, codec = graph._stored(), graph._codec
+    return told_on(store, codec, thread_id, seen, until=until, announce=announces(modes), whole=whole)
+
+
+def place_of(position: Position) -> Any:
+    """As much of it as a part of a message is shown with, to be kept when it moves on."""
+    return SimpleNamespace(run=position.run, thread_id=position.thread_id, superstep=position.superstep)
+
+
+def begun(graph: Graph, thread_id: str, step: int) -> Begun:
+    """The tasks that began behind this row, as was announced then."""
+    position = load(graph._stored(), graph._codec, thread_id, step)
+    assert position is not None
+    return Begun(position, position.runnable)
+
+
+def announces(modes: Iterable[str]) -> bool:
+    return not ANNOUNCED.isdisjoint(modes)
 
 
 def is_spoken(modes: Iterable[str]) -> bool:

@@ -257,13 +257,18 @@ def _patiently(call: Call, result: Any, headers: Mapping[str, str], cancels: Loc
     """A JSON document that may take long: meanwhile line ends, which JSON allows, show that somebody is there."""
 
     async def body() -> AsyncIterator[bytes]:
-        task = asyncio.ensure_future(result())
+        hub = call.house.hub
+        task, closed = asyncio.ensure_future(result()), asyncio.ensure_future(hub.closed.wait())
+        first, seconds = asyncio.FIRST_COMPLETED, call.house.limits.heartbeat
         try:
-            while not (await asyncio.wait([task], timeout=call.house.limits.heartbeat))[0]:
+            while not (await asyncio.wait([task, closed], timeout=seconds, return_when=first))[0]:
                 yield b"\n"
+            if not task.done():
+                raise _BrokenOff
             yield to_json(await task)
         finally:
             task.cancel()
+            closed.cancel()
 
     parts = _until_left(body(), cancels, call.house)
     return _Patient(parts, headers=dict(headers), media_type="application/json")

@@ -136,7 +136,7 @@ def parsed(texts: Sequence[str], shape: Shape, field: str) -> Any:
     """A value of the query, which is text, as its shape wants it."""
     kind = shape.get("type")
     if kind == "array":
-        return [parsed([text], shape["items"], field) for text in texts]
+        return [parsed([text], shape["items"], field) for text in texts if text]  # httpx sends None as an empty text
     text = texts[-1]
     value: Any = text
     if kind == "boolean" and text.lower() in ("true", "false", "1", "0"):

@@ -17,7 +17,7 @@ from operator import itemgetter
 from typing import Any
 
 from durable_graph import Thread
-from durable_graph.core.cursor import ROW, Address, Cursor
+from durable_graph.core.cursor import BEGUN, ROW, Address, Cursor
 from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.history import RUN_STARTS
 from durable_graph.server import inside
@@ -152,14 +152,12 @@ class Stream:
     async def _join(self, live: Live) -> AsyncIterator[bytes]:
         """What a run here has shown so far, and then what it shows."""
         feed = live.join(self._view.modes, self._ways.room)
-        base, at, said = live.base, live.at, live.said_so_far(self._view.modes)
+        base, at, announced, said = live.base, live.at, live.announced, live.said_so_far(self._view.modes)
         try:
             async for data in self._told(base, False):
                 yield data
-            if not self._chain.over and (at > base or said):
-                rows = inside.told(self._topic.graph, self._topic.thread_id, Address(base), at, self._view.modes, False)
-                shaped = self._shaped((address, it) for address, it in rows if address.said == ROW)
-                async for data in self._sent(heapq.merge(shaped, said)):
+            if not self._chain.over:
+                async for data in self._sent(heapq.merge(self._superstep(base, at, announced), said)):
                     yield data
             if not self._chain.over:
                 async for data in self._drained(feed):
@@ -194,6 +192,15 @@ class Stream:
                 self._cursor = event.cursor
                 news.append(event.data)
         return b"".join(news)
+
+    def _superstep(self, base: int, at: int, announced: bool) -> Iterator[Event]:
+        """What the log has of the superstep at hand: all but what unfinished tasks have said."""
+        graph, thread_id = self._topic.graph, self._topic.thread_id
+        if announced and inside.announces(self._view.modes):
+            yield from self._shaped([(Address(base, BEGUN), inside.begun(graph, thread_id, base))])
+        if at > base:
+            rows = inside.told(graph, thread_id, Address(base), at, self._view.modes, False)
+            yield from self._shaped((address, it) for address, it in rows if address.said == ROW)
 
     # --- from the log ---------------------------------------------------------------------------
 
