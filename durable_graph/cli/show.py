@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from durable_graph import Interrupt, Report, StreamEvent, Wait
 
 STATUSES = {  # and their colours
+    "new": "blue",
     "running": "cyan",
     "pending": "yellow",
     "interrupted": "magenta",
