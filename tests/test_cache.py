@@ -394,10 +394,11 @@ def test_the_result_of_a_retry_is_kept(run: Runner, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_refused_result_is_not_kept(run: Runner) -> None:
-    """Two nodes write one key: after a correction nothing old stands in the way."""
+    """Two nodes write one key: after a correction nothing old stands in the way, whichever came first."""
     wrong, fetch = [True], Fetch(lambda state: {"n": 5} if wrong else {"log": ["fetched"]})
     builder = drawing(run, fetch)
-    builder.add_node("b", run.node(lambda state: {"n": 6})).add_edge(START, "b")
+    b = run.node(lambda state: {"n": 6} if wrong else {"log": ["b"]})
+    builder.add_node("b", b).add_edge(START, "b")
     config = new_thread()
     graph = run.compile(builder, cache=True)
     with pytest.raises(InvalidUpdateError, match="written twice"):
