@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from durable_graph.core.paper import INKS, escaped, ink, number, picture, shortened, sign, text, width
+from durable_graph.core.paper import escaped, ink, number, picture, shortened, sign, text, width
 from durable_graph.core.png import png_of
 from durable_graph.core.timeline import TimelineEntry
 from durable_graph.core.times import seconds
@@ -401,10 +401,9 @@ def _row(chart: _Chart, line: Line, left: float, top: float, height: float) -> I
 
 
 def _pause(scale: Scale, pause: Pause, y: float) -> str:
-    stroke = INKS[pause.state].stroke
     return (
-        f'<path class="pause line" d="M{number(scale(pause.start))} {number(y)}H{number(scale(pause.end))}" '
-        f'fill="none" stroke="{stroke}" stroke-width="1.5" stroke-dasharray="2 3"/>'
+        f'<path d="M{number(scale(pause.start))} {number(y)}H{number(scale(pause.end))}" '
+        f'{ink(pause.state, "pause")} stroke-width="1.5" stroke-dasharray="2 3"/>'
     )
 
 

@@ -73,7 +73,7 @@ def picture(width: float, height: float, title: str, body: Iterable[str]) -> str
 
 def _dark() -> str:
     rules = [f".durable-graph .{name}{{fill:{ink.dark_fill};stroke:{ink.dark_stroke}}}" for name, ink in INKS.items()]
-    return "".join(rules)
+    return "".join(rules) + f".durable-graph rect.frame{{fill:{INKS['frame'].dark_fill}}}"  # whatever its state
 
 
 def ink(*names: str) -> str:
