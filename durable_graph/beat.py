@@ -19,7 +19,7 @@ from durable_graph.store import Store
 interval = 20.0  # seconds between two renewals; see leases.SECONDS
 retry = 5.0  # after one that failed
 
-_log = logging.getLogger("durable_graph")
+_log = logging.getLogger("durable_graph.leases")
 _lock = threading.RLock()  # re-entrant: a generator that is collected while we hold it lets its lease go
 _kept: dict[str, tuple[Store, str]] = {}  # by owner: where the lease is, and of which thread
 _thread: _Beat | None = None

@@ -1,9 +1,9 @@
 """A cache that may fail without failing the run.
 
 The rule: whatever is in a cache can be made again, so a run that cannot use its cache goes on without it: it calls
-the function. It says so once, as a warning of the logger "durable_graph", and leaves the cache alone from then on, as a
-server that is down would cost its timeout each time. If the cache is in the graph's own database, and that has failed,
-the next row says so with an error.
+the function. It says so once, as a warning of the logger "durable_graph.cache", and leaves the cache alone from then
+on, as a server that is down would cost its timeout each time. If the cache is in the graph's own database, and that has
+failed, the next row says so with an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from durable_graph.store import Cache, Entry
 
-log = logging.getLogger("durable_graph")
+log = logging.getLogger("durable_graph.cache")
 
 
 class Forgiving:

@@ -35,7 +35,7 @@ from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
 from durable_graph.store import Cache, Store
 
-log = logging.getLogger("durable_graph")
+log = logging.getLogger("durable_graph.threads")
 StateT = TypeVar("StateT")
 
 
@@ -352,9 +352,9 @@ class CompiledGraph(Log, Generic[StateT]):
     def delete_thread(self, thread_id: str, *, actor: str | None = None) -> None:
         """Remove a thread with all its rows, and those of its subgraphs. Raises ThreadNotFoundError if there is none.
 
-        actor: who does it. Of the thread nothing stays, so that is told in a record of the logger "durable_graph"; by
-        default it is config["metadata"]["actor"] of `with_config`. See the README for what backups and a database's own
-        files keep.
+        actor: who does it. Of the thread nothing stays: that is told in a record of the logger "durable_graph.threads".
+        By default it is config["metadata"]["actor"] of `with_config`. See the README for what backups and a database's
+        own files keep.
         """
         store = self._stored()
         given = {} if actor is None else {"metadata": {"actor": actor}}
@@ -362,7 +362,8 @@ class CompiledGraph(Log, Generic[StateT]):
         if not store.delete(thread_id):
             raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
         store.scrub()
-        log.info("thread %r was deleted%s", thread_id, f" by {actor!r}" if actor else "")
+        by = f" by {actor!r}" if actor else ""
+        log.info("thread %r was deleted%s", thread_id, by, extra={"thread_id": thread_id, "step": None})
 
     async def adelete_thread(self, thread_id: str, *, actor: str | None = None) -> None:
         """`delete_thread` for asyncio."""

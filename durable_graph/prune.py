@@ -36,7 +36,7 @@ from durable_graph.errors import (
 )
 from durable_graph.store import Row, Size, Store, Stub, Thread, check_text
 
-_log = logging.getLogger("durable_graph")
+_log = logging.getLogger("durable_graph.threads")
 
 STATUSES = ("new", "running", "pending", "interrupted", "waiting", "failed", "finished")
 NOTHING = Size(0, 0, 0)
@@ -205,7 +205,8 @@ class _Pruning:
             epoch = self._shrunk(thread)
         if not self._store.prune(name, epoch):
             return False
-        _log.info("thread %r was pruned%s", name, f" by {self._rule.actor!r}" if self._rule.actor else "")
+        by = f" by {self._rule.actor!r}" if self._rule.actor else ""
+        _log.info("thread %r was pruned%s", name, by, extra={"thread_id": name, "step": None})
         return True
 
     def _shrunk(self, thread: Thread) -> int:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, TypedDict
 
-from durable_graph import beat, drivers, leases, unfinished
+from durable_graph import beat, drivers, leases, unfinished, watch
 from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
@@ -142,7 +142,7 @@ class Session:
     def _synchronous(self) -> Generator[Any]:
         owner = leases.hold(str(uuid.uuid4()))
         try:
-            steps = self._begin(owner).steps()
+            steps = watch.watched(self._begin(owner), self._parts.store)
             self._keep(owner)
             yield from drive(steps, self._parts.store, self._show, self._live, self._workers)
         finally:
@@ -166,7 +166,7 @@ class Session:
         while self._given.thread_id is not None and leases.is_ending(self._given.thread_id):  # noqa: ASYNC110
             await asyncio.sleep(0.001)  # `async for ...: break` closes its iterator a moment later
         owner = self.owner = leases.hold(str(uuid.uuid4()))
-        steps = self._begin(owner).steps()
+        steps = watch.watched(self._begin(owner), self._parts.store)
         self._keep(owner)
         return steps
 

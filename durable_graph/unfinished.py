@@ -16,7 +16,7 @@ from typing import Any
 
 from durable_graph.store import Store
 
-_log = logging.getLogger("durable_graph")
+_log = logging.getLogger("durable_graph.run")
 _open: weakref.WeakKeyDictionary[Generator[Any], Store | None] = weakref.WeakKeyDictionary()
 
 

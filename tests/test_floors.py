@@ -36,11 +36,11 @@ FLOORS = (  # lowest first
     {"core.entry"},
     {"core.run"},
     {"drivers"},
-    {"beat", "prune", "recovery", "unfinished"},
-    {"search", "session"},
+    {"beat", "prune", "recovery", "unfinished", "watch"},
+    {"search", "session", "spans"},
     {"log"},
-    {"compiled", "doctor"},
-    {"functional", "graph"},
+    {"compiled", "doctor", "meters"},
+    {"functional", "graph", "tracing"},
     {"testing"},
     {WINDOW},
     {"server.plain"},
@@ -80,6 +80,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     | {"cli.runner", "cli.running", "cli.serving", "cli.setup", "cli.show", "cli.target", "cli.watching"},
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
+    "opentelemetry": {"meters", "spans", "tracing"},
     "orjson": {"codec", "core.chain", "core.export", "encryption"}
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
     "psycopg": {"store.postgres", "store.wire"},
@@ -96,7 +97,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick
 NOT_AT_START = {"alembic", "click", "cryptography", "langchain_core", "psycopg", "pydantic", "resvg_py", "rich"}
-NOT_AT_START |= {"sqlalchemy", "starlette", "uvicorn"}
+NOT_AT_START |= {"opentelemetry", "sqlalchemy", "starlette", "uvicorn"}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 # The server has to know what a run emits before it is shown, and where in the log that stands.

@@ -182,7 +182,7 @@ class Rows:
         values: dict[str, Any] = {
             "graph": self.graph.name,
             "fingerprint": self.graph.fingerprint,
-            "status": "running" if runs else _status(self.position),
+            "status": "running" if runs else status_of(self.position),
             "epoch": self.epoch,
             "lease_owner": self.call.owner if runs else None,
             "lease_since": at if runs else None,
@@ -203,7 +203,7 @@ class Rows:
         return self._giving_back(last.row.created_at)
 
     def _giving_back(self, at: str) -> Claim:
-        status = _status(self.position)
+        status = status_of(self.position)
         if status == "pending" and self.stopped and self.handed_over:
             status = "running"  # the next recovery finds it
         values = {
@@ -240,7 +240,8 @@ class Rows:
             yield Ask(lambda store: store.change_thread(self.call.thread_id, claim))
 
 
-def _status(position: Position) -> str:
+def status_of(position: Position) -> str:
+    """What a thread that stands there is called, once no run holds it."""
     if position.errors:
         return "failed"
     if position.questions or position.paused:
@@ -272,7 +273,7 @@ def fork(graph: Graph | None, codec: Codec, key: bytes | None, call: Call, origi
     values = {
         "graph": thread.graph if graph is None else graph.name,
         "fingerprint": position.graph.get("fingerprint", drawn.fingerprint),
-        "status": _status(position),
+        "status": status_of(position),
         "epoch": 1,
         "parent_thread_id": origin,
         "parent_step": step,

@@ -29,6 +29,8 @@ from durable_graph.store.texts import Bound
 
 PATIENCE = 1.0  # seconds
 
+shared: Callable[[int], None] | None = None  # wants to know of each commit how many tickets it has settled
+
 
 class Ticket:
     """What somebody wants: these statements about a thread committed, all of them or none."""
@@ -82,6 +84,8 @@ class Line:
         if mine.settled and mine.leader is not None:
             return  # somebody else has settled it, so it has no place
         self._locked(self._go, mine)
+        if shared is not None and mine.settled:
+            shared(1 + len(mine.company))
         for ticket in mine.company:
             if ticket.settled:
                 ticket.bell.put(None)

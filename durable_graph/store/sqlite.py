@@ -23,7 +23,7 @@ from durable_graph.store.version import APPLICATION_ID, SCHEMA_VERSION, VERSION_
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
-_log = logging.getLogger("durable_graph")
+_log = logging.getLogger("durable_graph.store")
 IDLE_READERS = 5  # connections that stay open; each has three files
 _SQLITE_FAILURES = {  # by primary result code: what is wrong, what to do
     sqlite3.SQLITE_BUSY: (
