@@ -2,6 +2,7 @@
 
 The rule: a watcher changes nothing of what a run does. Without one, a run is driven as it is and pays nothing for this
 file but one look at its beginning. With one, each effect is shown to it before it is performed, and its answer after.
+What runs tell `logging` is here, too: a run's beginning and end at INFO, each row at DEBUG.
 """
 
 from __future__ import annotations
@@ -37,10 +38,14 @@ makers: tuple[Callable[[Run, Store | None], Watcher], ...] = ()  # `tracing` put
 
 def watched(run: Run, store: Store | None) -> Effects:
     """The run's effects, and whoever watches them."""
+    steps = run.steps()
     watchers: list[Watcher] = [make(run, store) for make in makers]
-    if _log.isEnabledFor(logging.INFO):
+    if _log.isEnabledFor(logging.DEBUG):
         watchers.append(_Teller(run))
-    return _shown(run.steps(), watchers) if watchers else run.steps()
+    if watchers:
+        steps = _shown(steps, watchers)
+    level = logging.DEBUG if run.call.task else logging.INFO  # a subgraph's run is a part of the one above
+    return _told(run, steps, level) if _log.isEnabledFor(level) else steps
 
 
 def _shown(steps: Effects, watchers: Sequence[Watcher]) -> Effects:
@@ -68,43 +73,47 @@ def _shown(steps: Effects, watchers: Sequence[Watcher]) -> Effects:
         raise
 
 
+def _told(run: Run, steps: Effects, level: int) -> Effects:
+    """Tells when the run begins and ends. Never of the state: an error is named, what it says is raised anyway."""
+    _tell(run, level, None, "graph %r begins to run", run.graph.name)
+    try:
+        yield from steps
+    except BaseException as error:
+        _tell(run, level, run.position.step, "the run ended with %s", type(error).__name__)
+        raise
+    _tell(run, level, run.position.step, "the run ended, the thread is %s", status_of(run.position))
+
+
+def _tell(run: Run, level: int, step: int | None, words: str, *facts: Any, node: str | None = None) -> None:
+    extra = {"thread_id": run.call.thread_id, "step": step, "run_id": run.call.run_id, "node": node}
+    where = "thread %r" if step is None else f"thread %r, step {step}"
+    _log.log(level, f"{where}: {words}", run.call.thread_id, *facts, extra=extra)
+
+
 class _Teller:
-    """Tells the logger "durable_graph.run" when a run begins and ends, and at DEBUG of each row. Never of the state."""
+    """Tells of each row, once it is durable."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
-        self._has_begun = False
+
+    def asked(self, effect: Effect) -> None:
+        if isinstance(effect, Emit) and isinstance(effect.what, Recorded):
+            self._row(effect.what)
 
     def answered(self, effect: Effect, answer: Any) -> None:
         pass
 
-    def asked(self, effect: Effect) -> None:
-        if isinstance(effect, Emit) and isinstance(effect.what, Recorded):
-            if not self._has_begun:
-                self._has_begun = True
-                self._tell(logging.INFO, "run of graph %r began", self._run.graph.name)
-            self._row(effect.what)
-
     def failed(self, effect: Effect, error: BaseException) -> None:
         if isinstance(effect, Save):
-            self._tell(logging.INFO, "%d rows were not committed: %s", len(effect.rows), type(error).__name__)
+            step, kind = effect.rows[0].step, type(error).__name__
+            _tell(self._run, logging.DEBUG, step, "%d rows were not committed: %s", len(effect.rows), kind)
 
     def ended(self, error: BaseException | None) -> None:
-        if error is not None:
-            self._tell(logging.INFO, "run ended with %s", type(error).__name__)
-        elif self._has_begun:
-            self._tell(logging.INFO, "run ended: the thread is %s", status_of(self._run.position))
+        pass
 
     def _row(self, recorded: Recorded) -> None:
-        if not _log.isEnabledFor(logging.DEBUG):
-            return
         row, attempt = recorded.row, recorded.body.get("attempt", 1)
-        what = f"{row.kind} of node {row.node!r}" if row.node else row.kind
         again = f", attempt {attempt}" if attempt > 1 else ""
-        self._tell(logging.DEBUG, "%s%s", what, again, step=row.step, node=row.node)
-
-    def _tell(self, level: int, words: str, *facts: Any, step: int | None = None, node: str | None = None) -> None:
-        run = self._run
-        step = run.position.step if step is None else step
-        extra = {"thread_id": run.call.thread_id, "step": step, "run_id": run.call.run_id, "node": node}
-        _log.log(level, f"thread %r, step %d: {words}", run.call.thread_id, step, *facts, extra=extra)
+        of = " of node %r" if row.node else ""
+        facts = [row.kind, row.node] if row.node else [row.kind]
+        _tell(self._run, logging.DEBUG, row.step, f"%s{of}{again}", *facts, node=row.node)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from graphs import WAYS, Calls, Runner, State, chain, new_thread
 
-from durable_graph import START, Command, RetryPolicy, StateGraph, ThreadBusyError, interrupt, watch
+from durable_graph import START, Command, RetryPolicy, StateGraph, StoreError, ThreadBusyError, interrupt, watch
+from durable_graph.store.sql import SqlStore
 
 SECRET = "nobody may see this"
 
@@ -35,10 +36,10 @@ def test_a_run_tells_when_it_begins_and_ends(run: Runner, caplog: pytest.LogCapt
     with caplog.at_level(logging.INFO, "durable_graph"):
         run.invoke(graph, {"log": [SECRET]}, config)
     assert told(caplog, thread) == [
-        ("INFO", 0, "run of graph 'shop' began"),
-        ("INFO", 2, "run ended: the thread is finished"),
+        ("INFO", None, "graph 'shop' begins to run"),
+        ("INFO", 2, "the run ended, the thread is finished"),
     ]
-    assert caplog.messages[0] == f"thread {thread!r}, step 0: run of graph 'shop' began"
+    assert caplog.messages[0] == f"thread {thread!r}: graph 'shop' begins to run"
     assert SECRET not in caplog.text
 
 
@@ -55,15 +56,15 @@ def test_at_debug_it_tells_of_each_row(run: Runner, caplog: pytest.LogCaptureFix
         run.invoke(graph, {"log": [SECRET]}, config)
         run.invoke(graph, Command(resume=SECRET), config)
     assert told(caplog, config["configurable"]["thread_id"]) == [
-        ("INFO", 0, "run of graph 'shop' began"),
+        ("INFO", None, "graph 'shop' begins to run"),
         ("DEBUG", 0, "input"),
         ("DEBUG", 1, "task of node 'a', attempt 2"),
         ("DEBUG", 2, "interrupt of node 'ask'"),
-        ("INFO", 2, "run ended: the thread is interrupted"),
-        ("INFO", 3, "run of graph 'shop' began"),
+        ("INFO", 2, "the run ended, the thread is interrupted"),
+        ("INFO", None, "graph 'shop' begins to run"),
         ("DEBUG", 3, "resume"),
         ("DEBUG", 4, "task of node 'ask', attempt 2"),
-        ("INFO", 4, "run ended: the thread is finished"),
+        ("INFO", 4, "the run ended, the thread is finished"),
     ]
     assert [vars(record).get("node") for record in caplog.records][2:4] == ["a", "ask"]
     assert SECRET not in caplog.text
@@ -75,7 +76,7 @@ def test_a_failure_is_named_but_not_told(run: Runner, caplog: pytest.LogCaptureF
     config = new_thread()
     with caplog.at_level(logging.INFO, "durable_graph"), pytest.raises(ValueError, match=SECRET):
         run.invoke(graph, {}, config)
-    assert told(caplog, config["configurable"]["thread_id"])[-1] == ("INFO", 1, "run ended with ValueError")
+    assert told(caplog, config["configurable"]["thread_id"])[-1] == ("INFO", 1, "the run ended with ValueError")
     assert SECRET not in caplog.text
 
 
@@ -83,10 +84,10 @@ def test_a_run_that_is_left_tells_so(run: Runner, caplog: pytest.LogCaptureFixtu
     graph, config = run.compile(chain(run, Calls(), "ab")), new_thread()
     with caplog.at_level(logging.INFO, "durable_graph"):
         run.first(1, graph, {}, config)
-    assert told(caplog, config["configurable"]["thread_id"])[-1] == ("INFO", 1, "run ended: the thread is pending")
+    assert told(caplog, config["configurable"]["thread_id"])[-1] == ("INFO", 1, "the run ended, the thread is pending")
 
 
-def test_a_run_that_finds_its_thread_busy_never_began(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_finds_its_thread_busy_says_so(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
     inside, leave = threading.Event(), threading.Event()
     node = run.waiting(leave, lambda state: {}, before=lambda state: inside.set())
     graph, config = run.compile(StateGraph(State).add_node("a", node).add_edge(START, "a")), new_thread()
@@ -96,9 +97,41 @@ def test_a_run_that_finds_its_thread_busy_never_began(run: Runner, caplog: pytes
     with caplog.at_level(logging.INFO, "durable_graph"):
         with pytest.raises(ThreadBusyError):
             run.invoke(graph, {}, config)
-        assert told(caplog, config["configurable"]["thread_id"]) == [("INFO", -1, "run ended with ThreadBusyError")]
+        _, end = told(caplog, config["configurable"]["thread_id"])
+        assert end == ("INFO", -1, "the run ended with ThreadBusyError")
     leave.set()
     first.join()
+
+
+def test_runs_of_subgraphs_are_told_of_at_debug(run: Runner, caplog: pytest.LogCaptureFixture) -> None:
+    inner = chain(run, Calls(), "x").compile(name="inner")
+    graph = run.compile(StateGraph(State).add_node("sub", inner).add_edge(START, "sub"), name="outer")
+    with caplog.at_level(logging.INFO, "durable_graph"):
+        run.invoke(graph, {}, new_thread())
+    assert "inner" not in caplog.text
+    with caplog.at_level(logging.DEBUG, "durable_graph"):
+        run.invoke(graph, {}, new_thread())
+    assert "graph 'inner' begins to run" in caplog.text
+
+
+def test_rows_that_could_not_be_saved_are_told_of(
+    run: Runner, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph, config = run.compile(chain(run, Calls(), "ab")), new_thread()
+    append, left = SqlStore.append, iter([True, True, False])
+
+    def fails(self: SqlStore, *given: Any, **more: Any) -> None:
+        if not next(left):
+            raise StoreError(store=self.name, problem="it is full", fix="Make room.")
+        append(self, *given, **more)
+
+    monkeypatch.setattr(SqlStore, "append", fails)
+    with caplog.at_level(logging.DEBUG, "durable_graph"), pytest.raises(StoreError):
+        run.invoke(graph, {}, config)
+    assert told(caplog, config["configurable"]["thread_id"])[-2:] == [
+        ("DEBUG", 2, "1 rows were not committed: StoreError"),
+        ("INFO", 2, "the run ended with StoreError"),
+    ]
 
 
 def test_unless_it_is_asked_for_nothing_is_told_or_wrapped(caplog: pytest.LogCaptureFixture) -> None:
