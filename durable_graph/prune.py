@@ -42,7 +42,7 @@ STATUSES = ("new", "running", "pending", "interrupted", "waiting", "failed", "fi
 NOTHING = Size(0, 0, 0)
 BATCH = 1000  # rows that one transaction removes; of a thread's last ones about
 PAGE = 200  # threads
-ALWAYS = "~"  # sorts behind every time
+ALWAYS = "9999"  # sorts behind every time, also where a database puts signs before digits
 UNREADABLE = CorruptCheckpointError, CheckpointNotFoundError, EncryptionKeyError, UnstorableValueError
 
 
