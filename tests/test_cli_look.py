@@ -464,6 +464,17 @@ def test_a_graph_is_drawn_with_what_a_thread_has_done(cli: Cli, url: str) -> Non
     assert 'data-state="waiting"' in cli("graph", "shop:graph", "--thread", "asks", "--format", "svg").stdout
 
 
+@pytest.mark.usefixtures("url")
+def test_a_timeline_is_drawn(cli: Cli, folder: Path) -> None:
+    cli("timeline", "done", "--out", "t.svg")
+    assert "pay" in (folder / "t.svg").read_text()
+    cli("timeline", "done", "--out", "t.txt", "--after", "1")
+    told = (folder / "t.txt").read_text()
+    assert "ship" in told
+    assert "pay" not in told
+    assert cli("timeline", "done", "--out", "-").stdout.startswith("<svg")
+
+
 # --- doctor -------------------------------------------------------------------------------------
 
 

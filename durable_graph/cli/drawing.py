@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
 
 from durable_graph import CompiledGraph
-from durable_graph.cli.ending import Failure
-from durable_graph.cli.options import complete_thread, options, target_argument
-from durable_graph.cli.show import Output, as_text
+from durable_graph.cli.options import complete_thread, format_of, options, target_argument, write
+from durable_graph.cli.show import Output
 
 FORMATS = ("mermaid", "ascii", "svg", "png")
-ENDINGS = {".svg": "svg", ".png": "png", ".txt": "ascii"}
 
 
 @click.command()
@@ -34,11 +30,9 @@ def graph(
     """Draw a graph: as Mermaid text, plain text, SVG or PNG; with --json its nodes and edges."""
     from durable_graph.cli.target import load_graph
 
-    form = form or ENDINGS.get(Path(file).suffix.lower(), "mermaid")
+    form = form or format_of(file, "mermaid")
     if thread is not None and form not in ("svg", "png"):
         raise click.UsageError("--thread is for --format svg and png.")
-    if form == "png" and file == "-" and sys.stdout.isatty():
-        raise click.UsageError("A terminal cannot show a PNG: give --out FILE.")
     drawn, _ = load_graph(target, url)
     try:
         picture = drawn.get_graph(xray=xray)
@@ -50,9 +44,9 @@ def graph(
         Output(True).line({"nodes": picture.nodes, "edges": edges})
         return
     if form == "png":
-        _write(file, picture.draw_png(states))
+        write(file, picture.draw_png(states))
     else:
-        _write(file, _as_text(picture, form, states))
+        write(file, _as_text(picture, form, states))
 
 
 def _as_text(picture: Any, form: str, states: Mapping[str, str]) -> str:
@@ -75,21 +69,3 @@ def states_of(drawn: CompiledGraph[Any], thread: str) -> dict[str, str]:
         elif task.result is None:
             states[task.name] = "running" if about.status == "running" else "next"
     return states
-
-
-def _write(file: str, content: str | bytes) -> None:
-    if file == "-":
-        if isinstance(content, bytes):
-            sys.stdout.buffer.write(content)
-        else:
-            out = Output(False)
-            for line in content.splitlines():
-                out.text(as_text(line))
-        return
-    try:
-        if isinstance(content, bytes):
-            Path(file).write_bytes(content)
-        else:
-            Path(file).write_text(content, encoding="utf-8")
-    except OSError as error:
-        raise Failure(2, f"--out: {error}") from error

@@ -18,7 +18,7 @@ from click.shell_completion import CompletionItem
 
 from durable_graph import Log, StreamMode, Thread
 from durable_graph.cli.ending import Failure
-from durable_graph.cli.show import STATUSES, shown_url
+from durable_graph.cli.show import STATUSES, Output, as_text, shown_url
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -117,6 +117,40 @@ def config_of(thread: str, step: int | None = None, actor: str | None = None) ->
         "configurable": {"thread_id": thread, **({} if step is None else {"step": step})},
         **({} if actor is None else {"metadata": {"actor": actor}}),
     }
+
+
+# --- pictures ---------------------------------------------------------------------------------
+
+ENDINGS = {".svg": "svg", ".png": "png", ".txt": "ascii", ".mmd": "mermaid"}
+
+
+def format_of(file: str, otherwise: str) -> str:
+    return ENDINGS.get(Path(file).suffix.lower(), otherwise)
+
+
+def write(file: str, content: str | bytes) -> None:
+    """A picture into a file, or to stdout (-)."""
+    if file == "-":
+        _print(content)
+        return
+    try:
+        if isinstance(content, bytes):
+            Path(file).write_bytes(content)
+        else:
+            Path(file).write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise Failure(2, f"--out: {error}") from error
+
+
+def _print(content: str | bytes) -> None:
+    if isinstance(content, str):
+        out = Output(False)
+        for line in content.splitlines():
+            out.text(as_text(line))
+        return
+    if sys.stdout.isatty():
+        raise click.UsageError("A terminal cannot show a PNG: give --out FILE.")
+    sys.stdout.buffer.write(content)
 
 
 # --- options ----------------------------------------------------------------------------------

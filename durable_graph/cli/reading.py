@@ -11,7 +11,16 @@ import click
 
 from durable_graph import Log, Thread
 from durable_graph.cli.ending import say
-from durable_graph.cli.options import complete_thread, config_of, no_thread, opened, options, thread_argument
+from durable_graph.cli.options import (
+    complete_thread,
+    config_of,
+    format_of,
+    no_thread,
+    opened,
+    options,
+    thread_argument,
+    write,
+)
 from durable_graph.cli.show import STATUSES, Column, Output, brief, lasting, size
 from durable_graph.cli.tell import tell_change, tell_entry, tell_state
 
@@ -129,13 +138,25 @@ def diff(thread: str, other: str | None, start: int | None, end: int | None, url
 @click.option("--before", type=int, metavar="N", help="Only steps below N.")
 @click.option("--newest-first", is_flag=True, help="Begin with the newest.")
 @click.option("--run", "run_id", metavar="ID", help="Only the steps of this run.")
+@click.option("--out", "file", metavar="FILE", help="Draw bars over time instead, into a .svg, .png or .txt.")
 @options("limit", "url", "json")
-def timeline(thread: str, url: str | None, as_json: bool, **bounds: Any) -> None:
+def timeline(thread: str, newest_first: bool, file: str | None, url: str | None, as_json: bool, **bounds: Any) -> None:
     """Show when a thread did what, and for how long: a line for each step."""
     with opened(url) as log:
+        if file is not None:
+            _draw(file, log.draw_timeline({"thread_id": thread}, **bounds))
+            return
         out = Output(as_json)
-        for entry in log.timeline({"thread_id": thread}, **bounds):
+        for entry in log.timeline({"thread_id": thread}, newest_first=newest_first, **bounds):
             tell_entry(out, entry)
+
+
+def _draw(file: str, picture: Any) -> None:
+    form = format_of(file, "svg")
+    if form == "png":
+        write(file, picture.draw_png())
+    else:
+        write(file, picture.draw_text() if form == "ascii" else picture.draw_svg())
 
 
 @click.command()
