@@ -369,6 +369,33 @@ def test_threads_are_listed_by_their_newest_change(store: Store) -> None:
     assert names(statuses=["none such"]) == []
 
 
+def test_pages_of_threads_that_are_wanted(store: Store) -> None:
+    for number, (graph, status) in enumerate([("a", "failed"), ("b", "waiting"), ("a", "finished"), ("b", "failed")]):
+        begin(store, f"t{number}", graph=graph, status=status, updated_at=f"2026-01-0{number // 2 + 1}")
+
+    def names(**wanted: Any) -> str:
+        return "".join(thread.thread_id[1:] for thread in store.threads(**wanted))
+
+    assert names() == "3210"  # of the same moment by their ids, backwards
+    assert names(after=("2026-01-02", "t2")) == "10"
+    assert names(after=("2026-01-02", "t2x"), limit=2) == "21"
+    assert names(after=("2025-01-01", "t")) == ""
+    assert names(statuses=["failed", "waiting"]) == "310"
+    assert names(statuses=["failed", "waiting", "finished"], limit=3) == "321"
+    assert names(statuses=["failed", "waiting", "waiting"], after=("2026-01-02", "t3"), limit=1) == "1"
+    assert names(statuses=["failed", "finished"], graph="a") == "20"
+    assert names(statuses=["none", "such", "status"]) == ""
+    assert names(since="2026-01-01") == "32"
+    assert names(before="2026-01-02") == "10"
+    assert names(since="2026-01-01", before="2026-01-02") == ""
+    assert names(statuses=["failed"], since="2026-01-01") == "3"
+    for argument in ("graph", "since", "before"):
+        with pytest.raises(ArgumentError, match=f"^{argument}: "):
+            names(**{argument: "a\0b"})
+    with pytest.raises(ArgumentError, match=r"^status: "):
+        names(statuses=["a\0b"])
+
+
 def test_running_threads_of_a_graph_the_oldest_first(store: Store) -> None:
     for number, (name, graph, status, day) in enumerate(
         [

@@ -55,7 +55,7 @@ def answer(
 ) -> None:
     """Answer what a node asked with interrupt(), and go on with the thread.
 
-    Without --value and --text the questions are shown and, on a terminal, asked.
+    Without --value and --text the question is asked on a terminal, and what is typed is JSON or else a text.
     """
     from durable_graph.cli.runner import Runner
 
