@@ -43,7 +43,8 @@ FLOORS = (  # lowest first
     {"functional", "graph", "tracing"},
     {"testing"},
     {WINDOW},
-    {"server.plain"},
+    {"server.plain", "server.inspector.values", "server.inspector.what_ran"},
+    {"server.inspector.told"},
     {"server.problems"},
     {"server.shapes", "server.guard", "server.events"},
     {"server.inside"},
@@ -53,7 +54,9 @@ FLOORS = (  # lowest first
     {"server.house"},
     {"server.endpoints", "server.shown"},
     {"server.openapi", "server.about", "server.assistants", "server.running"},
-    {"server.threads"},
+    {"server.threads", "server.inspector.reading"},
+    {"server.inspector.acting", "server.inspector.live"},
+    {"server.inspector"},
     {"server.app"},
     {"server"},
     {"cli.show"},
@@ -75,7 +78,7 @@ IMPURE = {
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "compiled", "drivers", "offload", "session", "testing"}
-    | {"server.endpoints", "server.house", "server.hub", "server.running", "server.runs"},
+    | {"server.endpoints", "server.house", "server.hub", "server.inspector.live", "server.running", "server.runs"},
     "click": {"cli", "cli.changing", "cli.drawing", "cli.ending", "cli.keeping", "cli.options", "cli.reading"}
     | {"cli.runner", "cli.running", "cli.serving", "cli.setup", "cli.show", "cli.target", "cli.watching"},
     "cryptography": {"encryption"},
@@ -88,7 +91,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "resvg_py": {"core.png"},
     "rich": {"cli.show"},
     "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
-    | {"server.running", "server.threads"},
+    | {"server.inspector", "server.inspector.live", "server.inspector.reading", "server.running", "server.threads"},
     "uvicorn": {"cli.serving"},
     "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
     | {"store.address", "store.database", "store.engines", "store.migrate", "store.postgres", "store.sqlite"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from starlette.applications import Starlette
@@ -14,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from durable_graph.server import about, assistants, running, threads
+from durable_graph.server import about, assistants, inspector, running, threads
 from durable_graph.server.endpoints import Call, Endpoint
 from durable_graph.server.guard import Guard, local_hosts, named_tokens
 from durable_graph.server.house import House
@@ -48,11 +46,7 @@ def _routes(house: House) -> list[BaseRoute]:
     # What is not here comes first: its paths are more exact.
     own = Endpoint("GET", "/openapi.json", openapi, "OpenAPI document", about.TAG)
     routes: list[BaseRoute] = [each.route(house) for each in (*about.REFUSALS, *SHOWN, own)]
-    if find_spec("durable_graph.server.inspector") is not None:
-        inspector = import_module("durable_graph.server.inspector")  # the page, which needs nothing of this file
-        routes += inspector.routes(house)
-        routes.append(Route("/", _to_the_inspector))
-    return routes
+    return [*routes, *inspector.routes(house), Route("/", _to_the_inspector)]
 
 
 async def _to_the_inspector(request: Request) -> Response:
