@@ -399,4 +399,4 @@ def test_notebooks_show_the_picture() -> None:
         assert bundle["text/plain"] == repr(shown)
         assert bundle["image/svg+xml"] == graph.get_graph().draw_svg()
         json.dumps(bundle)
-    assert graph.get_graph()._repr_svg_() == graph.get_graph().draw_svg()
+    assert graph.get_graph()._repr_svg_() == graph.get_graph()._repr_html_() == graph.get_graph().draw_svg()

@@ -320,6 +320,7 @@ def test_notebooks_and_png(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = TimelinePicture(tuple(few()))
     bundle = shown._repr_mimebundle_(include=None)
     assert bundle == {"text/plain": shown.draw_text(), "image/svg+xml": shown._repr_svg_()}
+    assert shown._repr_html_() == shown.draw_svg()
     json.dumps(bundle)
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     png._renderer.cache_clear()

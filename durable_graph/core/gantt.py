@@ -59,6 +59,8 @@ class TimelinePicture:
     def _repr_svg_(self) -> str:
         return self.draw_svg()
 
+    _repr_html_ = _repr_svg_  # an HTML page takes SVG as it is
+
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """For notebooks."""
         return {"text/plain": self.draw_text(), "image/svg+xml": self.draw_svg()}

@@ -60,6 +60,8 @@ class Picture:
     def _repr_svg_(self) -> str:
         return self.draw_svg()
 
+    _repr_html_ = _repr_svg_  # an HTML page takes SVG as it is
+
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         """For notebooks."""
         return {"text/plain": repr(self), "image/svg+xml": self.draw_svg()}
