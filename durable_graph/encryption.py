@@ -1,6 +1,6 @@
 """Encryption at rest: what is stored can be read with a key only, and only where it was written.
 
-The rule: this module makes bytes of bytes and knows nothing of what they are; `codec.py` calls it where values become
+The rule: this module makes bytes of bytes and knows nothing of what they are; `codec/` calls it where values become
 what is stored. So everything that holds what users gave goes through here: bodies of rows, snapshots, signals,
 values in a cache. The hash chain is over what comes out, so whoever verifies or exports needs no key of these.
 

@@ -20,12 +20,20 @@ WINDOW = "durable_graph"  # the package itself; its modules go by their names wi
 
 FLOORS = (  # lowest first
     {"core", "errors", "offload", "store.engines", "store.texts", "store.version"}
-    | {"core.edge", "core.layout", "core.paper"},
+    | {"codec.plain", "core.edge", "core.layout", "core.paper"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.cursor", "core.difference", "core.png"}
+    | {"codec.labels"}
     | {"core.times", "crew", "langchain", "leases", "limits", "store.address", "store.line", "store.wire"},
-    {"core.tokens"},
-    {"core.schema"},
-    {"codec", "core.model", "store.tables"},
+    {"codec.kind", "core.tokens"},
+    {"codec.enums", "codec.sealed", "codec.shapes", "codec.unregistered", "core.schema"},
+    {"codec.moments", "core.model", "store.tables"},
+    {"codec.builtin"},
+    {"codec.reading", "codec.records"},
+    {"codec.registered", "codec.watch"},
+    {"codec.hooks", "codec.mentioned", "codec.refusing"},
+    {"codec.writing"},
+    {"codec.locating"},
+    {"codec"},
     {"core.position", "core.runtime", "encryption", "store", "store.database", "store.statements"} | {"core.svg"},
     {"core.effects", "core.output", "core.picture", "core.shape", "core.verify", "messages"}
     | {"store.postgres", "store.sqlite"},
@@ -84,7 +92,8 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
     "opentelemetry": {"meters", "spans", "tracing"},
-    "orjson": {"codec", "core.chain", "core.export", "encryption"}
+    "orjson": {"core.chain", "core.export", "encryption"}
+    | {"codec", "codec.locating", "codec.reading", "codec.writing"}
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
     "psycopg": {"store.postgres", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
