@@ -41,7 +41,7 @@ EXTRAS = {  # the module that shows whether it is there, and what needs it
     "otel": ("opentelemetry", "OpenTelemetry"),
 }
 LIBRARIES = ("sqlalchemy", "alembic", "orjson", "click", "rich")
-VARIABLES = {"DURABLE_GRAPH_URL", "DURABLE_GRAPH_KEY", VARIABLE}
+VARIABLES = {"DURABLE_GRAPH_URL", "DURABLE_GRAPH_KEY", VARIABLE, "DURABLE_GRAPH_TOKEN"}
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "fuse.sshfs", "vboxsf"}
 ROOM = 1_000_000_000  # bytes that should be free on a disk
 WAL = 1_000_000_000  # bytes that a WAL should not have

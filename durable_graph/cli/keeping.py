@@ -14,7 +14,7 @@ import click
 from durable_graph import Log, verify_export
 from durable_graph.cli.ending import Failure
 from durable_graph.cli.options import complete_thread, opened, options, thread_argument, url_of
-from durable_graph.cli.show import Column, Output, show_report, size
+from durable_graph.cli.show import Column, Output, counted, progress, show_report, size
 
 
 @click.command()
@@ -37,13 +37,14 @@ def verify(
     if head is not None and len(threads) != 1:
         raise click.UsageError("--head is of one thread: name it.")
     out = Output(as_json)
-    if file is not None:
-        with _lines_of(file) as lines:
-            found = [show_report(out, report) for report in verify_export(lines)]
-    else:
-        with opened(url) as log:
-            reports = log.verify_all() if everything else (log.verify({"thread_id": t}, head=head) for t in threads)
-            found = [show_report(out, report) for report in reports]
+    with progress(out) as tell:
+        if file is not None:
+            with _lines_of(file) as lines:
+                found = [show_report(out, report) for report in verify_export(counted(lines, tell, "lines read"))]
+        else:
+            with opened(url) as log:
+                reports = log.verify_all() if everything else (log.verify({"thread_id": t}, head=head) for t in threads)
+                found = [show_report(out, report) for report in counted(reports, tell, "threads checked")]
     if not all(found):
         raise click.exceptions.Exit(6)
 
@@ -64,7 +65,8 @@ def export(thread: str, file: str, url: str | None) -> None:
             for line in lines:
                 out.text(line)
             return
-        _write_whole(Path(file), lines)
+        with progress(Output(True)) as tell:
+            _write_whole(Path(file), counted(lines, tell, "lines written"))
 
 
 def _write_whole(path: Path, lines: Iterator[str]) -> None:
@@ -90,8 +92,9 @@ def import_(file: str, url: str | None, as_json: bool) -> None:
 
     FILE is what `export` wrote; - reads stdin.
     """
-    with _lines_of(file) as lines, Log(url_of(url)) as log:
-        show_report(Output(as_json), log.import_thread(lines))
+    out = Output(as_json)
+    with _lines_of(file) as lines, Log(url_of(url)) as log, progress(out) as tell:
+        show_report(out, log.import_thread(counted(lines, tell, "lines read")))
 
 
 @contextmanager
@@ -118,9 +121,10 @@ def prune(url: str | None, as_json: bool, statuses: tuple[str, ...], **rule: Any
 
     Without --status and --keep-last only finished threads go. What is running, and what forks need, stays and is told.
     """
-    with opened(url) as log:
-        report = log.prune(statuses=statuses or None, **rule)
     out = Output(as_json)
+    with opened(url) as log, progress(out) as tell:
+        tell("looking at what would go" if rule["dry_run"] else "removing")
+        report = log.prune(statuses=statuses or None, **rule)
     would = "would go: " if report.dry_run else "removed: "
     told = f"{would}{report.threads} threads, {report.rows} rows, {size(report.bytes)}; {report.cut} threads cut"
     if report.vacuumed is not None:

@@ -21,7 +21,7 @@ from durable_graph.cli.options import (
     thread_argument,
     write,
 )
-from durable_graph.cli.show import STATUSES, Column, Output, brief, lasting, size
+from durable_graph.cli.show import STATUSES, Column, Output, brief, lasting, progress, size
 from durable_graph.cli.tell import tell_change, tell_entry, tell_state
 
 PAGE = 500  # threads that are asked for at once
@@ -164,9 +164,10 @@ def _draw(file: str, picture: Any) -> None:
 @options("graph", "url", "json")
 def stats(thread: str | None, graph: str | None, url: str | None, as_json: bool) -> None:
     """Show how much there is of what, and which nodes take the time: of a thread, or of all."""
-    with opened(url) as log:
-        found = log.stats(None if thread is None else {"thread_id": thread}, graph=graph)
     out = Output(as_json)
+    with opened(url) as log, progress(out) as report:
+        report("reading all rows")
+        found = log.stats(None if thread is None else {"thread_id": thread}, graph=graph)
     if as_json:
         nodes = {name: {**dataclasses.asdict(node), "mean": node.mean} for name, node in found.nodes.items()}
         out.line({**dataclasses.asdict(found), "nodes": nodes})

@@ -12,11 +12,13 @@ import math
 import re
 import reprlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from durable_graph import Interrupt, Report, StreamEvent, Wait
+
+Item = TypeVar("Item")
 
 STATUSES = {  # and their colours
     "new": "blue",
@@ -223,6 +225,15 @@ def progress(out: Output, *, when: bool = True) -> Iterator[Callable[[str], None
         yield lambda text: shown.update(task, description=as_text(text))
 
 
+def counted(items: Iterable[Item], report: Callable[[str], None], what: str) -> Iterator[Item]:
+    """The same, while `report` tells how many have come."""
+    report(what)
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % 100 == 0:
+            report(f"{what}: {number:,}")
+
+
 # --- what streams and replays give ------------------------------------------------------------
 
 
@@ -274,11 +285,12 @@ def show_report(out: Output, report: Report) -> bool:
     """What a check found; whether it was nothing."""
     verdict = Column("ok", 6, "green") if report.ok else Column("BROKEN", 6, "bold red")
     rows, head = Column(f"{report.rows} rows", 9), Column(f"head {report.head}", 0, "dim")
-    out.line({**dataclasses.asdict(report), "ok": report.ok}, verdict, Column(report.thread_id, 36, "bold"), rows, head)
+    record = {**dataclasses.asdict(report), "ok": report.ok}
+    out.line(record, verdict, Column(report.thread_id, 36, "bold"), rows, head, whole=True)  # the head is to be kept
     if not out.json:
         if report.pruned is not None:
             out.line({}, Column("", 6), Column("", 10), Column("pruned", 9, "dim"), Column(report.pruned))
         for finding in report.findings:
             step = Column(f"step {finding.step}" if finding.step >= 0 else "", 10)
-            out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem))
+            out.line({}, Column("", 6), step, Column(finding.kind, 9, "red"), Column(finding.problem), whole=True)
     return report.ok
