@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from durable_graph.codec import Codec
-from tests.benchmarks import bare, ours
+from tests.benchmarks import bare, clients, ours
 from tests.benchmarks.bare import Rows
 from tests.benchmarks.measure import LANGGRAPH, LIMIT, OURS, Contender, Contest, Figures, Stepper, Steps, Target, whole
 from tests.benchmarks.places import Places, writing_transactions
@@ -639,6 +639,39 @@ def _cost_targets() -> list[Target]:
     return [Target(0.25, LANGGRAPH, at_most=True), Target(1, "Burr", at_most=True)]
 
 
+# --- clients of the server -------------------------------------------------------------------------
+
+ALONE = "one client"
+
+
+@contextmanager
+def followers_sqlite(bench: Bench) -> Iterator[Contest]:
+    """How long a run takes until all who follow it have seen all of it, and with one client alone."""
+    yield from _clients(bench, clients.following, "clients follow one run", 4)
+
+
+@contextmanager
+def streams_sqlite(bench: Bench) -> Iterator[Contest]:
+    """As many threads that run at the same time, each streamed by its client."""
+    yield from _clients(bench, clients.streaming, "threads streamed at once", 2)
+
+
+def _clients(bench: Bench, work: Callable[[str, int, int], Figures], name: str, share: float) -> Iterator[Contest]:
+    """`share`: so many times less than what one client takes, for each of them."""
+    many = f"{OURS}, all of them"
+    count, steps = max(4, bench.steps // 5), max(5, bench.steps // 20)
+    with bench.places.file() as file, clients.served(file.parent, ours.sqlite_url(file)) as address:
+        contenders = [
+            Contender(ALONE, lambda: work(address, 1, steps), FEW),
+            Contender(many, lambda: work(address, count, steps), FEW),
+        ]
+        targets = [
+            Target(count / share, ALONE, of=many, at_most=True, about=f"{count} clients, over the time of one"),
+            Target(None, figure="events per second", of=many, about="events per second to all clients"),
+        ]
+        yield Contest(f"{count} {name}, {steps} steps, SQLite", contenders, targets, steps)
+
+
 CONTESTS: dict[str, Callable[[Bench], Any]] = {
     contest.__name__: contest
     for contest in (
@@ -666,6 +699,8 @@ CONTESTS: dict[str, Callable[[Bench], Any]] = {
         large_onto,
         importing,
         first_event,
+        followers_sqlite,
+        streams_sqlite,
     )
 }
 
