@@ -312,6 +312,20 @@ def test_follow_shows_what_another_process_does(cli: Cli, folder: Path, database
     finish(following, 0)
 
 
+def test_messages(cli: Cli, folder: Path, sqlite_url: str) -> None:
+    (folder / "chat.py").write_text("""
+from durable_graph import START, MessagesState, StateGraph
+builder = StateGraph(MessagesState).add_node("say", lambda state: {"messages": [{"role": "ai", "content": "Hello!"}]})
+graph = builder.add_edge(START, "say")
+""")
+    settings = ("--url", sqlite_url, "--mode", "messages")
+    run = cli("run", "chat:graph", "--thread", "t", "--input", '{"messages": [["user", "Hi"]]}', *settings)
+    assert run.stdout.split() == ["1", "say", "'Hello!'"]
+    assert cli("replay", "t", *settings).stdout == run.stdout
+    (record,) = records(cli("follow", "t", *settings, "--json").stdout)
+    assert (record["step"], record["data"][0]["content"]) == (1, "Hello!")
+
+
 # --- changing -----------------------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ def _spelled_out(character: str) -> str:
 def brief(value: Any) -> str:
     """A value for people, in part if it is large."""
     if type(value) is dict and all(type(key) is str for key in value):
-        return "  ".join(f"{key}={_short.repr(item)}" for key, item in value.items())
+        return "  ".join(f"{key}={_short.repr(item)}" if key else _short.repr(item) for key, item in value.items())
     return "" if value is None else _short.repr(value)
 
 
@@ -245,6 +245,8 @@ def numbered(stream: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, int | Non
             yield from ((its_mode, chunk.step, its_chunk) for its_mode, its_chunk in waiting)
             waiting.clear()
             yield mode, chunk.step, chunk
+        elif mode == "messages":  # parts are shown while a model speaks; of a whole one the row is known
+            yield mode, chunk[1].get("step"), chunk
         elif mode == "custom" or _begins(mode, chunk):
             yield mode, None, chunk  # of a task whose row is not there yet
         else:
@@ -276,6 +278,10 @@ def _subject(mode: str, chunk: Any) -> tuple[str, Any]:
         return node, update
     if mode == "events":
         return chunk.node or chunk.kind, chunk.metadata["error"] if chunk.kind == "error" else chunk.update
+    if mode == "messages":
+        message, metadata = chunk
+        content = message.get("content") if isinstance(message, dict) else getattr(message, "content", message)
+        return metadata.get("langgraph_node", ""), {"": content}
     if mode == "tasks":
         return chunk["name"], {key: value for key, value in chunk.items() if key != "name"}
     return "", chunk
