@@ -1,4 +1,4 @@
-"""A real browser for tests, and a real server for it to look at.
+"""A real browser for tests.
 
 Playwright's synchronous calls keep an event loop running in their thread, where `asyncio.run` then fails: so the
 browser has a thread of its own, and tests that are marked with `@in_browser` run there. It is Debian's chromium, or the
@@ -7,19 +7,15 @@ one that `DURABLE_GRAPH_TEST_CHROMIUM` names; where there is none, these tests a
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 
@@ -135,34 +131,6 @@ class Visitor:
         hosts = {urlsplit(url).hostname for url in self.requests if not url.startswith("blob:")}
         assert hosts <= {"127.0.0.1"}, "the page has asked another host"
         assert self.troubles == []
-
-
-# --- a server ---------------------------------------------------------------------------------
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    """The app behind uvicorn in a thread: its address."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", timeout_graceful_shutdown=10)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), name="uvicorn")
-    started = threading.Event()
-    startup = server.startup
-
-    async def begin(*args: Any, **settings: Any) -> None:
-        await startup(*args, **settings)
-        started.set()
-
-    server.startup = begin  # type: ignore[method-assign]
-    thread.start()
-    try:
-        assert started.wait(PATIENCE / 1000)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(PATIENCE / 1000)
-        assert not thread.is_alive(), "the server does not end"
 
 
 def picture(page: Page, folder: Path, name: str) -> None:

@@ -33,7 +33,8 @@ from durable_graph.server import create_app
 from durable_graph.server.house import ServerLimits
 from durable_graph.store import Row
 from durable_graph.store.sql import SqlStore
-from tests.browser import Chromium, Visitor, chromium, in_browser, picture, playwright, served
+from tests.browser import Chromium, Visitor, chromium, in_browser, picture, playwright
+from tests.serving import LIMITS, listening
 
 pytestmark = pytest.mark.timeout(120)
 expect = playwright.expect
@@ -126,9 +127,11 @@ def serve() -> Iterator[Serve]:
         def start(*graphs: CompiledGraph[Any], mounted: bool = False, **settings: Any) -> str:
             for graph in graphs:
                 stack.callback(graph.close)
+            settings = {"limits": LIMITS, **settings}
             app = create_app({graph.name: graph for graph in graphs}, recover=False, **settings)
-            outer = Starlette(routes=[Mount("/tools", app)], lifespan=app.state.house.lifespan) if mounted else app
-            return stack.enter_context(served(outer)) + ("/tools" if mounted else "") + "/inspector/"
+            house, mounts = app.state.house, [Mount("/tools", app), Mount("/", app)]
+            outer = Starlette(routes=mounts, lifespan=house.lifespan) if mounted else app
+            return stack.enter_context(listening(outer, house.close)) + ("/tools" if mounted else "") + "/inspector/"
 
         yield start
 

@@ -20,12 +20,10 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-pytest.importorskip("starlette", reason="starlette is not installed: pip install 'durable-graph[server]'")
-
 from durable_graph import END, START, ArgumentError, CompiledGraph, Send, StateGraph, Unregistered, interrupt
 from durable_graph.server import create_app, inspector
 from durable_graph.server.inspector.values import PARTS, VALUES, shown, shown_part
-from tests.browser import served
+from tests.serving import LIMITS, listening
 
 STATIC = Path(inspector.__file__).with_name("static")
 
@@ -89,8 +87,8 @@ def serving() -> Iterator[Any]:
         def start(*graphs: CompiledGraph[Any], headers: dict[str, str] | None = None, **settings: Any) -> Client:
             for graph in graphs:
                 stack.callback(graph.close)
-            app = create_app({graph.name: graph for graph in graphs}, recover=False, **settings)
-            return Client(stack.enter_context(served(app)), headers)
+            app = create_app({graph.name: graph for graph in graphs}, recover=False, limits=LIMITS, **settings)
+            return Client(stack.enter_context(listening(app)), headers)
 
         yield start
 
@@ -411,7 +409,11 @@ def test_streams_end_when_the_server_does(sqlite_url: str) -> None:
     graph = counter(sqlite_url)
     graph.invoke({"n": 0}, at("a"))
     app = create_app({"counter": graph}, recover=False)
-    with served(app) as base, closing(Stream(Client(base), thread="a")) as one, closing(Stream(Client(base))) as other:
+    with (
+        listening(app) as base,
+        closing(Stream(Client(base), thread="a")) as one,
+        closing(Stream(Client(base))) as other,
+    ):
         for stream in (one, other):
             assert next(iter(stream))[0] == "hello"
         app.state.house.hub.close()
