@@ -283,6 +283,34 @@ def test_fifty_thousand_steps_are_read_where_one_looks(sqlite_url: str, serve: S
 
 
 @in_browser
+def test_a_list_longer_than_a_browser_can_scroll(sqlite_url: str, serve: Serve, visitor: Visitor) -> None:
+    page = visitor.visit(serve(counter(sqlite_url)))
+    shown = page.evaluate(
+        """async () => {
+            const { Rows } = await import("./rows.js");
+            const box = document.getElementById("timeline");
+            box.hidden = false;
+            const draw = (index) => Object.assign(document.createElement("div"), { textContent: index });
+            const rows = new Rows(box, 24, { draw });
+            rows.resize(10_000_000);
+            const [above, below] = [box.getBoundingClientRect().top - 1, box.getBoundingClientRect().bottom + 1];
+            const isSeen = ({ top, bottom }) => top >= above && bottom <= below;
+            const seen = () => [...box.querySelectorAll(".row")].filter((row) => isSeen(row.getBoundingClientRect()))
+                .map((row) => Number(row.textContent)).sort((one, other) => one - other);
+            const found = [];
+            for (const index of [9_999_999, 5_000_000, 5_000_030, 0]) {
+                rows.mark(index);
+                found.push(seen().includes(index));
+            }
+            box.scrollTop = 1e9;
+            rows.paint();
+            return [found, seen().at(-1), box.scrollHeight < 1e7];
+        }"""
+    )
+    assert shown == [[True, True, True, True], 9_999_999, True]
+
+
+@in_browser
 def test_a_step_is_told_in_full(sqlite_url: str, serve: Serve, visitor: Visitor) -> None:
     graph = shop(sqlite_url)
     with pytest.raises(ValueError, match="warehouse"):
@@ -546,6 +574,25 @@ def test_the_graph_shows_what_became_of_its_nodes(sqlite_url: str, serve: Serve,
     assert page.locator("#tab-panel tbody tr").all_inner_texts()[0].split("\t")[:2] == ["price", "next"]
     page.get_by_role("tab", name="Figures").click()
     page.get_by_role("heading", name="Nodes, slowest first").wait_for()
+
+
+@in_browser
+def test_a_thread_that_has_not_run_yet(sqlite_url: str, serve: Serve, visitor: Visitor) -> None:
+    graph = counter(sqlite_url)
+    url = serve(graph)
+    made = urllib.request.Request(
+        url.replace("/inspector/", "/threads"), b'{"thread_id": "new-1"}', {"content-type": "application/json"}
+    )
+    urllib.request.urlopen(made).close()
+    page = visitor.visit(f"{url}?thread=new-1")
+    page.get_by_text("It has no steps yet.").wait_for()
+    page.locator(".thread-head .status", has_text="new").wait_for()
+    page.get_by_role("tab", name="Actions").click()
+    page.get_by_text("It has not run yet").wait_for()
+    graph.invoke({"n": 0}, at("new-1"))
+    page.locator(".thread-head .status.finished").wait_for()
+    page.get_by_role("tab", name="State").click()
+    page.get_by_text("State after step 3").wait_for()
 
 
 # --- what must not happen -----------------------------------------------------------------------

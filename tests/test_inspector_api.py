@@ -20,7 +20,17 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from durable_graph import END, START, ArgumentError, CompiledGraph, Send, StateGraph, Unregistered, interrupt
+from durable_graph import (
+    END,
+    START,
+    ArgumentError,
+    CompiledGraph,
+    Send,
+    StateGraph,
+    StoreError,
+    Unregistered,
+    interrupt,
+)
 from durable_graph.server import create_app, inspector
 from durable_graph.server.inspector.values import PARTS, VALUES, shown, shown_part
 from tests.serving import LIMITS, listening
@@ -420,6 +430,23 @@ def test_streams_end_when_the_server_does(sqlite_url: str) -> None:
         for stream in (one, other):
             assert [name for name, _ in stream if name not in ("rows", "thread")] == []
     graph.close()
+
+
+def test_a_stream_ends_when_the_database_cannot_be_read(
+    sqlite_url: str, serving: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    graph = counter(sqlite_url)
+    client = serving(graph)
+
+    def fail(self: Any) -> Any:
+        raise StoreError(store="it", problem="is gone", fix="Wait.")
+
+    with closing(Stream(client)) as stream:
+        events = iter(stream)
+        assert next(events)[0] == "hello"
+        monkeypatch.setattr("durable_graph.server.inspector.live.Changes._newest", fail)
+        assert [*events] == []
+    assert "the inspector cannot see what is new: it: is gone. Wait." in caplog.text
 
 
 # --- the page's files -----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ next ones; of threads only that they have changed is told, and the page asks for
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -21,7 +22,7 @@ from typing import Any
 
 from starlette.responses import StreamingResponse
 
-from durable_graph import Thread, ThreadNotFoundError
+from durable_graph import StoreError, Thread, ThreadNotFoundError
 from durable_graph.server.endpoints import EVENTS, Call, Endpoint
 from durable_graph.server.events import HEARTBEAT, sse
 from durable_graph.server.house import Found, House
@@ -29,6 +30,8 @@ from durable_graph.server.hub import Topic
 from durable_graph.server.inspector.reading import API, THREAD, config_at
 from durable_graph.server.inspector.told import told_entry
 from durable_graph.server.shapes import number
+
+log = logging.getLogger("durable_graph.server")
 
 ROWS = 500  # of a thread in one event
 THREADS = 100  # that have changed, in one look
@@ -96,8 +99,11 @@ class News:
             topic = None
             if self._found is not None:
                 topic = await stack.enter_async_context(self._house.topic(self._found))
-            async for event in self._told(topic):
-                yield event
+            try:
+                async for event in self._told(topic):
+                    yield event
+            except StoreError as error:
+                log.warning("the inspector cannot see what is new: %s", error)  # the page comes back by itself
 
     async def _told(self, topic: Topic | None) -> AsyncIterator[bytes]:
         await self._changes.since(0)

@@ -9,9 +9,10 @@ import { count } from "./words.js";
 export async function actions(app) {
   const told = app.thread;
   const called = told.thread.called_by;
+  const steps = app.step >= app.timeline.first;
   const acts = app.about.read_only ? [el("p", { class: "quiet" }, "This server is read-only: it shows, and changes nothing.")]
     : called ? [belowWords(app, called), forkCard(app), cancelCard(app)]
-      : [...questions(app), resumeCard(app), forkCard(app), signalCard(app), cancelCard(app)];
+      : [...questions(app), resumeCard(app), steps ? forkCard(app) : null, signalCard(app), cancelCard(app)];
   return [...acts, verifyCard(app), exportCard(app)];
 }
 
@@ -102,6 +103,7 @@ function resumeCard(app) {
   };
   const { status, known, graph } = app.thread.thread;
   const words = status === "running" ? "A run is under way." : status === "finished" ? "It has ended: there is nothing to go on with."
+    : status === "new" ? "It has not run yet: it begins with an input."
     : !known ? `This server does not have the graph ${graph}.` : `Next: ${app.thread.next.join(", ") || "nothing"}.`;
   return card("Resume", el("p", { class: "quiet" }, words), form("Resume", resume));
 }

@@ -55,6 +55,7 @@ export class Details {
     const { app, panel } = this;
     const { thread, tab } = app.place;
     if (thread === null || !app.thread || app.thread.thread.id !== thread) return fill(panel);
+    if (app.step < app.timeline.first && !["actions", "figures"].includes(tab)) return fill(panel, el("p", { class: "empty" }, "It has no steps yet."));
     const wanted = JSON.stringify([tab, thread, ...this.depends()]);
     if (wanted === this.shown || (tab === "actions" && this.typing)) return null;
     try {

@@ -12,6 +12,7 @@ export class Rows {
     this.count = 0;
     this.selected = -1;
     this.drawn = new Map();
+    this.went = null;
     this.extent = document.createElement("div");
     this.extent.className = "extent";
     box.replaceChildren(this.extent);
@@ -25,15 +26,18 @@ export class Rows {
   get tall() { return this.count * this.height; }
   get room() { return Math.max(1, this.box.clientHeight); }
 
-  /** How far down the first pixel in sight is, were the list not squeezed into TALLEST. */
+  /** How far down the first pixel in sight is, were the list not squeezed into TALLEST. A browser's whole pixels are
+   *  then more than a row: where we went ourselves is remembered. */
   get top() {
     if (this.tall <= TALLEST) return this.box.scrollTop;
+    if (this.went?.scrollTop === this.box.scrollTop) return this.went.top;
     return (this.box.scrollTop / (TALLEST - this.room)) * (this.tall - this.room);
   }
 
   set top(pixels) {
     const real = Math.max(0, Math.min(pixels, this.tall - this.room));
     this.box.scrollTop = this.tall <= TALLEST ? real : (real / (this.tall - this.room)) * (TALLEST - this.room);
+    this.went = { scrollTop: this.box.scrollTop, top: real };
   }
 
   /** What is selected stays in sight. */
