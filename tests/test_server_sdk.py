@@ -9,9 +9,11 @@ from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage
 from langgraph_sdk.errors import ConflictError, NotFoundError, UnprocessableEntityError
 
-from durable_graph import START, CompiledGraph, Runtime, Send, StateGraph, interrupt
+from durable_graph import START, CompiledGraph, MessagesState, Runtime, Send, StateGraph, interrupt
 from tests.graphs import until
 from tests.serving import Address, Sdk, serving
 
@@ -323,26 +325,74 @@ def test_what_is_not_here_is_said_by_name(address: Address) -> None:
             sdk(name, *args, **settings)
 
 
-def test_subgraphs_and_sends_are_streamed(database_url: str) -> None:
-    inner = StateGraph(State).add_node("inside", lambda state: {"log": ["inside"]}).add_edge(START, "inside")
-    outer = StateGraph(State).add_node("below", inner.compile()).add_node("each", lambda state: {"log": ["each"]})
+def test_subgraphs_are_streamed_while_they_run(database_url: str, gate: Gate) -> None:
+    async def first(state: State, runtime: Runtime[Any]) -> State:
+        runtime.stream_writer("from below")
+        return {"log": ["first"]}
+
+    async def second(state: State, runtime: Runtime[Any]) -> State:
+        runtime.stream_writer("again")
+        gate.reached.set()
+        await until(gate.open)
+        return {"log": ["second"]}
+
+    inner = StateGraph(State).add_sequence([first, second]).add_edge(START, "first").compile()
+    outer = StateGraph(State).add_node("below", inner).add_node("each", lambda state: {"log": ["each"]})
     outer.add_edge(START, "below")
     outer.add_conditional_edges("below", lambda state: [Send("each", {"n": n}) for n in range(2)], ["each"])
     graph = outer.compile(database_url)
+
+    def seen(part: Any) -> bool:
+        if part.data == "again":
+            assert gate.reached.wait(20)
+            gate.open.set()  # it has come while the subgraph runs
+        return False
+
     with serving({"outer": graph}) as address:
         sdk = Sdk("sync", address.url)
-        parts = sdk.stream("runs.stream", None, "outer", input={"n": 1}, stream_mode="updates", stream_subgraphs=True)
-        names = [part.event.split("|")[0] + ("|" if "|" in part.event else "") for part in parts]
-        assert names == ["metadata", "updates|", "updates", "updates", "updates", "end"]
+        modes = ["updates", "custom", "values", "tasks"]
+        asked = {"stream_mode": modes, "stream_subgraphs": True}
+        parts = sdk.stream("runs.stream", None, "outer", input={"n": 1}, stop=seen, **asked)
+        names = [part.event.partition("|")[0] for part in parts if "|" in part.event]
+        assert names == (
+            ["values", "tasks", "custom", "updates", "tasks", "values"]
+            + ["tasks", "custom", "updates", "tasks", "values"]
+        )
         thread_id = sdk("threads.search")[0]["thread_id"]
         run_id = parts[0].data["run_id"]
-        for place, part in enumerate(parts[1:-1], 1):
+        ids = [part.id for part in parts[1:-1]]
+        assert len(set(ids)) == len(ids)
+        for place, last in enumerate([None, *ids]):
             rest = sdk.stream(
-                "runs.join_stream", thread_id, run_id, stream_mode="updates", last_event_id=part.id,
+                "runs.join_stream", thread_id, run_id, stream_mode=modes, last_event_id=last,
                 params={"stream_subgraphs": "true"},
             )  # fmt: skip
-            assert rest == [*parts[place + 1 : -1], end(rest)]
+            assert rest == [*parts[place + 1 : -1], end(rest)], last
         below = sdk("threads.get_state", thread_id, subgraphs=True)
         assert below["values"]["log"].count("each") == 2
         assert sdk("assistants.get_subgraphs", "outer").keys() == {"below"}
+    graph.close()
+
+
+def test_what_chat_models_say_is_streamed_and_told_again(database_url: str) -> None:
+    async def talk(state: MessagesState) -> Any:
+        model = GenericFakeChatModel(messages=iter([AIMessage("hello big world")]))
+        return {"messages": [await model.ainvoke(state["messages"])]}
+
+    graph = StateGraph(MessagesState).add_node(talk).add_edge(START, "talk").compile(database_url, name="chat")
+    with serving({"chat": graph}) as address:
+        sdk = Sdk("sync", address.url)
+        given = {"messages": [{"role": "user", "content": "say hello"}]}
+        modes = ["messages-tuple", "values"]
+        parts = sdk.stream("runs.stream", None, "chat", input=given, stream_mode=modes)
+        told = [(part.data[0]["content"], part.data[0]["type"], part.id) for part in parts if part.event == "messages"]
+        assert "".join(text for text, _, _ in told) == "hello big world"
+        assert {kind for _, kind, _ in told} == {"AIMessageChunk"}
+        assert [id for _, _, id in told] == [f"0.{number}" for number in range(1, len(told) + 1)]
+        last = parts[-2].data["messages"]
+        assert [(each["type"], each["content"]) for each in last] == [("human", "say hello"), ("ai", "hello big world")]
+        thread_id, run_id = sdk("threads.search")[0]["thread_id"], parts[0].data["run_id"]
+        rest = sdk.stream("runs.join_stream", thread_id, run_id, stream_mode=modes, last_event_id="0.2")
+        assert rest == [*parts[parts.index(next(part for part in parts if part.id == "0.2")) + 1 : -1], end(rest)]
+        assert sdk("threads.get_state", thread_id)["values"]["messages"] == last
     graph.close()

@@ -148,6 +148,7 @@ class Relayed(NamedTuple):
     thread_id: str  # of the subgraph's run
     step: int | None  # of the row, if it is one
     chunks: Sequence[Any]
+    number: int = 0  # as for `Shown`: of the mark under which the log tells of it
 
 
 @dataclass(slots=True)

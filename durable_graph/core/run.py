@@ -337,8 +337,15 @@ class Run(Entry):
         """A subgraph has shown something."""
         if item.step is not None:
             self._mark_below(item.job, item.thread_id, item.step)
-        if item.chunks and (yield Emit(item)):
+        if item.chunks and (yield Emit(item._replace(number=self._mark_of(item)))):
             self.stopped = True
+
+    def _mark_of(self, item: Relayed) -> int:
+        """The mark of what a subgraph has shown; what its nodes say comes under that of their row."""
+        rows, number = self.segment
+        last = item.job.below[-1] if item.job.below else None
+        same = last is not None and last[:3] == [rows, number - 1, item.thread_id]
+        return number - 1 if same else number
 
     def _mark_below(self, job: Job, thread_id: str, step: int) -> None:
         rows, number = self.segment

@@ -22,9 +22,13 @@ class Event(NamedTuple):
         return Cursor(self.address, None if self.last else self.chunk)
 
 
-def events_of(address: Address, chunks: Iterable[Any]) -> Iterator[Event]:
-    """Those of one address. Looks one chunk ahead, as the last one has a shorter id."""
-    number, waiting = 0, None
+def events_of(address: Address, chunks: Iterable[Any], *, ends: bool = True, seen: int = 0) -> Iterator[Event]:
+    """Those of one address. Looks one chunk ahead, as the last one has a shorter id. `ends`: whether the last one is
+    known as such, which is not so for what subgraphs show; `seen`: chunks that there were before."""
+    if not ends:
+        yield from (_event(address, number, False, chunk) for number, chunk in enumerate(chunks, seen + 1))
+        return
+    number, waiting = seen, None
     for chunk in chunks:
         if waiting is not None:
             yield _event(address, number, False, waiting)

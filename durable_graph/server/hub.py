@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 from durable_graph.core.cursor import BEGUN, ROW, Address
-from durable_graph.core.effects import Begun, Emission, Recorded, Shown, Token
+from durable_graph.core.effects import Begun, Emission, Recorded, Relayed, Shown, Token
 from durable_graph.core.history import RUN_STARTS
 from durable_graph.server import inside
 from durable_graph.server.events import Event, events_of
@@ -23,6 +23,7 @@ from durable_graph.server.events import Event, events_of
 log = logging.getLogger("durable_graph")
 
 Modes = tuple[str, ...]
+Key = tuple[Modes, bool]  # and whether with subgraphs
 
 
 class Feed:
@@ -75,22 +76,26 @@ class Live:
         self.announced = False  # that its tasks begin
         self._said: list[tuple[Address, Emission]] = []  # in it so far by nodes
         self._at = -1
-        self._groups: dict[Modes, Group] = {}
+        self._groups: dict[Key, Group] = {}
+        self._below: tuple[Address, int] | None = None  # the last address below, and its chunks so far
 
-    def join(self, modes: Modes, room: int) -> Feed:
-        group = self._groups.get(modes)
+    def join(self, modes: Modes, room: int, below: inside.Show | None = None) -> Feed:
+        """below: with what subgraphs show, by the shaper that they show it to: only for who has begun the run."""
+        key = modes, below is not None
+        group = self._groups.get(key)
         if group is None:
-            group = self._groups[modes] = Group(inside.show(self.graph, modes, False), set())
+            group = self._groups[key] = Group(below or inside.show(self.graph, modes, False), set())
         feed = Feed(room)
         group.feeds.add(feed)
         return feed
 
     def leave(self, modes: Modes, feed: Feed) -> None:
-        group = self._groups.get(modes)
-        if group is not None:
-            group.feeds.discard(feed)
-            if not group.feeds:
-                del self._groups[modes]
+        for key in ((modes, False), (modes, True)):
+            group = self._groups.get(key)
+            if group is not None:
+                group.feeds.discard(feed)
+                if not group.feeds:
+                    del self._groups[key]
 
     @property
     def at(self) -> int:
@@ -106,11 +111,19 @@ class Live:
         address = self._address(it)
         if address is None:
             return
-        for group in [*self._groups.values()]:
-            events = [*events_of(address, group.show(it))]
+        for (_, below), group in [*self._groups.items()]:
+            events = self._events(address, it, group) if below or not isinstance(it, Relayed) else []
             for feed in [*group.feeds] if events else ():
                 feed.put(events)
         self._keep(address, it)
+
+    def _events(self, address: Address, it: Emission, group: Group) -> list[Event]:
+        if not isinstance(it, Relayed):
+            return [*events_of(address, group.show(it))]
+        seen = self._below[1] if self._below is not None and self._below[0] == address else 0
+        events = [*events_of(address, group.show(it), ends=False, seen=seen)]
+        self._below = address, seen + len(events)
+        return events
 
     def _keep(self, address: Address, it: Emission) -> None:
         """For who joins before the superstep ends."""
@@ -120,6 +133,8 @@ class Live:
                 self._said.clear()
         elif isinstance(it, Begun):
             self.announced = True  # of what it begins with the log tells
+        elif isinstance(it, Relayed):
+            pass  # comes from the log for who joins
         elif isinstance(it, Token):  # where the run stands moves on
             self._said.append((address, it._replace(position=inside.place_of(it.position))))
         else:
@@ -131,9 +146,9 @@ class Live:
             return Address(self._at, ROW)
         if isinstance(it, Begun):
             return Address(self._at, BEGUN)
-        if isinstance(it, Shown | Token):
+        if isinstance(it, Shown | Token | Relayed):
             return Address(self._at, it.number + 1)
-        return None  # what subgraphs show comes from the log
+        return None
 
     def end(self) -> None:
         for group in self._groups.values():
@@ -187,7 +202,6 @@ class Topic:
         return thread.status, thread.epoch, thread.updated_at, inside.newest_step(self.graph, self.thread_id)
 
 
-Key = tuple[int, str]
 Offload = Callable[..., Any]
 
 
@@ -197,7 +211,7 @@ class Hub:
         self.closed = asyncio.Event()
         self._offload = offload
         self._poll = poll
-        self._topics: dict[Key, Topic] = {}
+        self._topics: dict[tuple[int, str], Topic] = {}
         self._looking: asyncio.Task[None] | None = None
 
     @asynccontextmanager

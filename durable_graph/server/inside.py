@@ -80,6 +80,16 @@ def show(graph: Graph, modes: Sequence[str], subgraphs: bool) -> Show:
     return graph._show(Shaper(list(modes), subgraphs, "v2"))
 
 
+def shaped_by(session: Session, modes: Sequence[str]) -> Show:
+    """`show` with subgraphs, as the run itself shapes what they show to whoever began it."""
+
+    def shown(it: Emission) -> Iterable[Any]:
+        chunks = session._shaper.show(session._parts.view, (), it)
+        return [chunk for chunk in chunks if chunk["type"] in modes]
+
+    return shown
+
+
 def is_running(thread: Thread) -> bool:
     """Whether somebody who is alive has its lease."""
     owner, until = thread.lease_owner, thread.lease_expires_at or ""

@@ -209,7 +209,7 @@ async def _shown(house: House, run: LocalRun) -> dict[str, Any]:
 async def stream(call: Call) -> Any:
     body = call.body
     wanted = await _wanted(call, body, call.path.get("thread_id"))
-    run, feed = await call.house.runs.begin(wanted, None if wanted.subgraphs else call.house.limits.room)
+    run, feed = await call.house.runs.begin(wanted, call.house.limits.room)
     _tidy_up(call, body, run)
     view = View(wanted.modes, wanted.subgraphs, run.run_id)
     cancels = body.get("on_disconnect") == "cancel"

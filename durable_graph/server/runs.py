@@ -156,7 +156,10 @@ class Runs:
         except BaseException:
             await stack.aclose()
             raise
-        feed = None if room is None else run.live.join(wanted.modes, room)
+        feed = None
+        if room is not None:
+            below = inside.shaped_by(run.session, wanted.modes) if wanted.subgraphs else None
+            feed = run.live.join(wanted.modes, room, below)
         self._running.add(run)
         run.task = asyncio.create_task(self._drive(run, stack))
         await run.begun()

@@ -4,7 +4,7 @@
     elsewhere, or over   the log, and again the log when there is something new
 
 Both show the same in the same order, so the cursor is all that is kept of a client, and each may lose its connection at
-any event. Live events of subgraphs come from the log: with the row of the task above that ran them.
+any event. What subgraphs show is live for who began the run; others get it from the log, with the row of the task.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from durable_graph import Thread
 from durable_graph.core.cursor import BEGUN, ROW, Address, Cursor
-from durable_graph.core.effects import Emission, Recorded
+from durable_graph.core.effects import Below, Emission, Recorded
 from durable_graph.core.history import RUN_STARTS
 from durable_graph.server import inside
 from durable_graph.server.events import HEARTBEAT, Event, events_of, sse
@@ -227,7 +227,8 @@ class Stream:
             first = next(emissions)
             if not self._chain.holds(first):
                 return
-            yield from events_of(address, (chunk for it in chain([first], emissions) for chunk in show(it)))
+            chunks = (chunk for it in chain([first], emissions) for chunk in show(it))
+            yield from events_of(address, chunks, ends=not isinstance(first, Below))
 
 
 def _batch(events: Iterator[Event]) -> list[Event]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -36,6 +37,7 @@ from durable_graph.server.streams import Stream, View
 
 TAG = "threads"
 LARGEST_PAGE = 1000
+PAGE = 200  # threads that are looked through at a time
 CHECKPOINT = fields(
     thread_id=maybe(TEXT), checkpoint_ns=maybe(TEXT), checkpoint_id=maybe(TEXT), checkpoint_map=maybe(OBJECT)
 )
@@ -165,9 +167,8 @@ async def search(call: Call) -> Any:
     body, house = call.body, call.house
     _refuse(body, "values", "states are not searched: search by metadata, ids or status")
     _refuse(body, "extract", "use select, as in select=['values.messages']")
-    found = await house.offload(lambda: _found(house, body))
     start = body.get("offset", 0)
-    page = found[start : start + body.get("limit", 10)]
+    page = await house.offload(lambda: _found(house, body, start + body.get("limit", 10))[start:])
     names = body.get("select")
     wants_state = not names or any(name.split(".")[0] in ("values", "interrupts") for name in names)
     return await house.offload(lambda: [selected(_thread(house, each, wants_state), names) for each in page])
@@ -178,28 +179,34 @@ async def count(call: Call) -> Any:
     return await call.house.offload(lambda: len(_found(call.house, call.body)))
 
 
-def _found(house: House, body: Mapping[str, Any]) -> list[Found]:
-    """Blocks. Newest change first, unless it says otherwise."""
+def _found(house: House, body: Mapping[str, Any], most: int | None = None) -> list[Found]:
+    """Blocks. Newest change first, unless it says otherwise: only then all are looked through."""
     wanted = body.get("metadata") or {}
-    statuses = {ours for ours, its in THREAD_STATUS.items() if its == body.get("status")}
-    found = [
-        each
-        for each in _candidates(house, body)
-        if (not statuses or each.thread.status in statuses) and _has(house, each.thread, wanted)
-    ]
     key = body.get("sort_by", "updated_at").removeprefix("state_")
+    is_newest_first = key == "updated_at" and body.get("sort_order") != "asc"
+    found: list[Found] = []
+    for place, graph in enumerate(house.databases):
+        here = (each for each in _candidates(graph, place, body) if _has(house, each.thread, wanted))
+        found += islice(here, most if is_newest_first else None)
     found.sort(key=lambda each: (getattr(each.thread, key), each.thread.thread_id))
-    return found if body.get("sort_order") == "asc" else found[::-1]
+    return (found if body.get("sort_order") == "asc" else found[::-1])[:most]
 
 
-def _candidates(house: House, body: Mapping[str, Any]) -> list[Found]:
-    ids = set(body["ids"]) if body.get("ids") else None
-    return [
-        Found(thread, graph, place)
-        for place, graph in enumerate(house.databases)
-        for thread in graph.threads()
-        if thread.called_by is None and (ids is None or thread.thread_id in ids)
-    ]
+def _candidates(graph: inside.Graph, place: int, body: Mapping[str, Any]) -> Iterator[Found]:
+    """A page at a time, newest change first."""
+    if body.get("ids"):
+        named = (inside.store_of(graph).thread(thread_id) for thread_id in body["ids"])
+        statuses = _statuses(body)
+        yield from (Found(each, graph, place) for each in named if each and each.status in (statuses or {each.status}))
+        return
+    after: Thread | None = None
+    while page := graph.threads(status=_statuses(body), after=after, limit=PAGE):
+        yield from (Found(thread, graph, place) for thread in page if thread.called_by is None)
+        after = page[-1]
+
+
+def _statuses(body: Mapping[str, Any]) -> list[str] | None:
+    return [ours for ours, its in THREAD_STATUS.items() if its == body.get("status")] or None
 
 
 def _has(house: House, thread: Thread, wanted: Mapping[str, Any]) -> bool:
