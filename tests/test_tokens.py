@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.language_models import BaseChatModel
@@ -711,6 +711,7 @@ MESSAGE = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), MESSAGE, st.booleans(), st.booleans())))
 def test_parts_are_read_as_they_were_said(said: list[Any]) -> None:
     """Of several streams, with rows and other events in between."""
