@@ -29,8 +29,9 @@ from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, op
 from durable_graph.core.rows import Codec as Coder
 from durable_graph.core.schema import Schema, json_schema, model_of
 from durable_graph.errors import ArgumentError, ThreadBusyError, ThreadNotFoundError
-from durable_graph.log import Config, Log, Modes
+from durable_graph.log import Log
 from durable_graph.offload import aiterate, in_thread, thrown_in
+from durable_graph.opening import Config, Modes
 from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
 from durable_graph.store import Cache, Store

@@ -25,7 +25,8 @@ from durable_graph.core.chain import read_keys
 from durable_graph.core.times import iso
 from durable_graph.encryption import VARIABLE
 from durable_graph.errors import DurableGraphError, EncryptionKeyError, StoreError
-from durable_graph.log import DEFAULT_URL, Log
+from durable_graph.log import Log
+from durable_graph.opening import DEFAULT_URL
 from durable_graph.store import Thread
 from durable_graph.store.address import Address, SqliteUrl, display, parse_url
 from durable_graph.store.databases import database_at

@@ -33,9 +33,9 @@ from durable_graph.core.schema import Schema, is_coroutine, wanted_arguments
 from durable_graph.encryption import EncryptionKey
 from durable_graph.errors import DrawingError
 from durable_graph.limits import Limits
-from durable_graph.log import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
 from durable_graph.messages import message_types
 from durable_graph.offload import in_thread
+from durable_graph.opening import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
 from durable_graph.store import Cache, Store
 
 P = ParamSpec("P")

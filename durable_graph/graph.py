@@ -35,8 +35,8 @@ from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_s
 from durable_graph.encryption import EncryptionKey
 from durable_graph.errors import DrawingError
 from durable_graph.limits import Limits
-from durable_graph.log import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
 from durable_graph.messages import decided, message_types
+from durable_graph.opening import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
 from durable_graph.store import Cache, Store
 
 StateT = TypeVar("StateT")

@@ -12,114 +12,32 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any
 
 from durable_graph import drivers
-from durable_graph.codec import SEALED, Codec, Storable
-from durable_graph.core.address import Place, thread_of, way_down
+from durable_graph.codec import SEALED
 from durable_graph.core.chain import Key, read_keys
-from durable_graph.core.config import CallConfig, read_config
-from durable_graph.core.difference import Change, changes
+from durable_graph.core.config import CallConfig
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
-from durable_graph.core.gantt import TimelinePicture
-from durable_graph.core.history import (
-    Standing,
-    barriers,
-    check_step,
-    decode_body,
-    follow,
-    later,
-    load,
-    standing_at,
-    walk,
-)
-from durable_graph.core.model import RECORDED, Graph, StateSnapshot, StreamMode, Task
-from durable_graph.core.position import Child, Later, Position, Stand
-from durable_graph.core.projection import (
-    ANNOUNCED,
-    Address,
-    Shaper,
-    View,
-    config_of,
-    empty_snapshot,
-    snapshot_of,
-)
+from durable_graph.core.history import follow, walk
+from durable_graph.core.model import Graph
+from durable_graph.core.projection import ANNOUNCED, Shaper, config_of
 from durable_graph.core.rows import Call, Effects, fork
 from durable_graph.core.rows import Codec as Coder
-from durable_graph.core.stats import Stats, Tally
-from durable_graph.core.timeline import TimelineEntry, timeline
 from durable_graph.core.times import iso
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, adrive, drive
-from durable_graph.encryption import VARIABLE, Encryption, EncryptionKey, read_encryption
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
-from durable_graph.messages import message_types
+from durable_graph.looking import Looking
 from durable_graph.offload import aiterate, in_thread
+from durable_graph.opening import Config, Modes
 from durable_graph.prune import Pruned, prune, rule_of
-from durable_graph.search import Filter, every, filter_of, found
-from durable_graph.store import Cache, Claim, Signal, Store, Thread
-from durable_graph.store.sql import SqlStore
-
-Config = Mapping[str, Any]
-Modes = StreamMode | Sequence[StreamMode]
-
-DEFAULT_URL = "sqlite:///durable_graph.db"
-NO_STORE = "there is no store here; keep what outlives a thread in tables of your own"
+from durable_graph.store import Claim, Signal
 
 
-def open_store(checkpointer: str | Store | bool | None) -> Store | None:
-    """The store that `compile(checkpointer=...)` means. Opens no connection."""
-    if checkpointer is False:
-        return None
-    if checkpointer is None or checkpointer is True:
-        checkpointer = os.environ.get("DURABLE_GRAPH_URL") or DEFAULT_URL
-    if not isinstance(checkpointer, str):
-        return checkpointer
-    return SqlStore(checkpointer)
-
-
-def open_encryption(given: EncryptionKey) -> Encryption | None:
-    """What `compile(encryption_key=...)` means."""
-    return read_encryption(given, os.environ.get(VARIABLE))
-
-
-def open_cache(cache: Cache | str | bool | None, checkpointer: Any) -> Cache | bool | None:
-    """What `compile(cache=...)` means; True for the database of the run at hand. Opens no connection."""
-    if cache is True and checkpointer is False:
-        raise ArgumentError(
-            argument="cache",
-            problem="True means the graph's own database, but checkpointer=False says that there is none",
-            fix="Give InMemoryCache(), or a database URL.",
-        )
-    if isinstance(cache, str):
-        return open_store(cache)
-    if not (cache is None or isinstance(cache, bool) or hasattr(cache, "recall")):
-        raise ArgumentError(
-            argument="cache",
-            problem=f"{cache!r} is no cache of this library",
-            fix="Give True for the graph's own database, InMemoryCache(), a database URL, or an object with recall, "
-            "keep, forget and close.",
-        )
-    return cache
-
-
-def refuse(where: str, **reasons: tuple[Any, str]) -> None:
-    """Arguments of LangGraph's that mean nothing here: (what was given, why it is refused)."""
-    for argument, (given, reason) in reasons.items():
-        if given is not None:
-            raise ArgumentError(argument=argument, problem=f"{where} does not take it: {reason}", fix="Leave it out.")
-
-
-def inherited(checkpointer: Any) -> bool | None:
-    """What `compile(checkpointer=...)` means when the graph is a subgraph: True keeps one thread for all calls of a
-    node, False keeps nothing, anything else makes a thread for each call."""
-    return checkpointer if isinstance(checkpointer, bool) else None
-
-
-class Log:
+class Log(Looking):
     """The threads in a database.
 
     url: a SQLAlchemy URL of SQLite or Postgres; None: $DURABLE_GRAPH_URL, else durable_graph.db in the working
@@ -128,219 +46,6 @@ class Log:
     $DURABLE_GRAPH_KEY, which separates several with commas. encryption_key: as for `compile`, by default
     $DURABLE_GRAPH_ENCRYPTION_KEY; verifying, exporting and importing need none.
     """
-
-    def __init__(
-        self,
-        url: str | Store | bool | None = None,
-        *,
-        types: Iterable[Storable] = (),
-        key: Key = None,
-        encryption_key: EncryptionKey = None,
-    ) -> None:
-        self._store = open_store(url)
-        self._codec = Codec([*RECORDED, *types, *message_types()], open_encryption(encryption_key))
-        self._keys = read_keys(key, os.environ.get("DURABLE_GRAPH_KEY"))
-        self._key = self._keys[0] if self._keys else None  # what is new is signed with it
-        self._config: Config | None = None
-        self._view = View()
-
-    def threads(
-        self,
-        *,
-        status: str | Collection[str] | None = None,
-        graph: str | None = None,
-        text: str | None = None,
-        newer_than: timedelta | float | None = None,
-        older_than: timedelta | float | None = None,
-        after: Thread | None = None,
-        limit: int | None = None,
-    ) -> list[Thread]:
-        """The threads, newest change first.
-
-        status: one or several of new, running, pending, interrupted, waiting, failed and finished. graph: by name.
-        text: part of the thread's id or of its metadata as JSON, in upper or lower case, taken literally. newer_than,
-        older_than: changed less or more than that ago, as timedelta or in seconds. after: only those behind this one,
-        the last of the page before; whatever has changed since then is on the first page by now. limit: so many at
-        most: a page costs what is on it, unless few of many threads have that `text` or `graph`.
-        Raises ArgumentError.
-        """
-        wanted = filter_of(status, graph, text, newer_than, older_than)
-        return found(self._stored(), wanted, after, limit)
-
-    async def athreads(
-        self,
-        *,
-        status: str | Collection[str] | None = None,
-        graph: str | None = None,
-        text: str | None = None,
-        newer_than: timedelta | float | None = None,
-        older_than: timedelta | float | None = None,
-        after: Thread | None = None,
-        limit: int | None = None,
-    ) -> list[Thread]:
-        """`threads` for asyncio."""
-        wanted = filter_of(status, graph, text, newer_than, older_than)
-        return await in_thread(lambda: found(self._stored(), wanted, after, limit))
-
-    def thread(self, config: Config) -> Thread:
-        """What is true of a thread as a whole: its status, graph, lease, times ... Raises ThreadNotFoundError."""
-        store, thread_id = self._stored(), self._thread(config)
-        thread = store.thread(thread_id)
-        if thread is None:
-            raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
-        return thread
-
-    async def athread(self, config: Config) -> Thread:
-        """`thread` for asyncio."""
-        return await in_thread(lambda: self.thread(config))
-
-    def timeline(
-        self,
-        config: Config,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int | None = None,
-        newest_first: bool = False,
-        run_id: str | None = None,
-    ) -> Iterator[TimelineEntry]:
-        """What is in the thread's rows, but for what they change: an entry for each, oldest first.
-
-        after, before: only rows with after < step < before; a config that names a step is the same as `before` the
-        next one. limit: so many at most. run_id: only those of one run. Rows are read as they are asked for, a few at a
-        time, so a page costs the same in a log of any length. Rows of the thread that a fork comes from are that
-        thread's: a fork's own begin with the one that names its `origin`. Where the beginning was pruned, the first
-        is the one that the log begins at now.
-        Raises ThreadNotFoundError; CheckpointNotFoundError for a step that was pruned; CorruptCheckpointError.
-        """
-        given, thread_id = self._named(config), self._thread(config)
-        if given.step is not None:
-            before = given.step + 1 if before is None else min(before, given.step + 1)
-        return self._timeline(thread_id, given.step, after, before, limit, newest_first, run_id)
-
-    def atimeline(
-        self,
-        config: Config,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int | None = None,
-        newest_first: bool = False,
-        run_id: str | None = None,
-    ) -> AsyncIterator[TimelineEntry]:
-        """`timeline` for asyncio."""
-        entries = self.timeline(
-            config, after=after, before=before, limit=limit, newest_first=newest_first, run_id=run_id
-        )
-        return aiterate(entries)
-
-    def draw_timeline(
-        self,
-        config: Config,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int | None = None,
-        run_id: str | None = None,
-    ) -> TimelinePicture:
-        """The same as a picture: bars of tasks over time. Notebooks show it; it has `draw_svg()`, `draw_png()` and
-        `draw_text()`. Raises as `timeline` does, but reads at once."""
-        return TimelinePicture(tuple(self.timeline(config, after=after, before=before, limit=limit, run_id=run_id)))
-
-    async def adraw_timeline(
-        self,
-        config: Config,
-        *,
-        after: int | None = None,
-        before: int | None = None,
-        limit: int | None = None,
-        run_id: str | None = None,
-    ) -> TimelinePicture:
-        """`draw_timeline` for asyncio."""
-        return await in_thread(
-            lambda: self.draw_timeline(config, after=after, before=before, limit=limit, run_id=run_id)
-        )
-
-    def _timeline(
-        self,
-        thread_id: str,
-        step: int | None,
-        after: int | None,
-        before: int | None,
-        limit: int | None,
-        newest_first: bool,
-        run_id: str | None,
-    ) -> Iterator[TimelineEntry]:
-        store = self._stored()
-        self._existing(store, thread_id)
-        if step is not None:
-            check_step(store, thread_id, step)
-        yield from timeline(
-            store,
-            self._codec,
-            thread_id,
-            after=after,
-            before=before,
-            limit=limit,
-            newest_first=newest_first,
-            run_id=run_id,
-        )
-
-    def difference(self, config: Config, other: Config) -> list[Change]:
-        """What one has to change in the state that `config` names to get the one that `other` names: two steps of a
-        thread, or two threads.
-
-        The paths of what is added, removed or changed are like state['lines'][3].price. Values are compared by what
-        they hold, types that are not registered as data. Raises ThreadNotFoundError; CheckpointNotFoundError.
-        """
-        before, after = (self._state_at(each) for each in (config, other))
-        return list(changes(before, after))
-
-    async def adifference(self, config: Config, other: Config) -> list[Change]:
-        """`difference` for asyncio."""
-        return await in_thread(lambda: self.difference(config, other))
-
-    def _state_at(self, config: Config) -> Any:
-        snapshot = self.get_state(config)
-        if snapshot.created_at is None:
-            raise ThreadNotFoundError(thread_id=self._thread(config), store=self._stored().name)
-        return snapshot.values
-
-    def stats(self, config: Config | None = None, *, graph: str | None = None) -> Stats:
-        """How much there is of what, and which nodes take the time. Reads every row, but holds only the figures.
-
-        config: only of this thread and those that it called; else of all threads, and the cache. graph: only of the
-        threads of this graph. Bytes are those of values, before a database puts them into pages; by channel what was
-        written to each key of the state, which is not all that a row holds.
-        Raises ThreadNotFoundError; CorruptCheckpointError.
-        """
-        store = self._stored()
-        plain = Codec(RECORDED, self._codec.seal, self._codec.limits)  # what is counted need not be rebuilt
-        tally = Tally(plain)
-        if config is None and graph is None:
-            tally.held(store.held())
-        for thread in self._counted(store, config, graph):
-            tally.thread(thread.status)
-            if config is not None or graph is not None:
-                tally.held(store.held(thread.thread_id))
-            for row in store.rows(thread.thread_id):
-                tally.row(row, decode_body(plain, row))
-        return tally.stats()
-
-    async def astats(self, config: Config | None = None, *, graph: str | None = None) -> Stats:
-        """`stats` for asyncio."""
-        return await in_thread(lambda: self.stats(config, graph=graph))
-
-    def _counted(self, store: Store, config: Config | None, graph: str | None) -> Iterator[Thread]:
-        if config is None:
-            yield from every(store, Filter(graph=graph))
-            return
-        thread_id = self._thread(config)
-        self._existing(store, thread_id)
-        for name in (thread_id, *store.called(thread_id)):
-            thread = store.thread(name)
-            if thread is not None and graph in (None, thread.graph):
-                yield thread
 
     def create_thread(self, thread_id: str, *, metadata: Mapping[str, Any] | None = None, graph: str = "") -> bool:
         """Make a thread that nothing has run on yet: it can be found, with its metadata, and has the status "new".
@@ -484,164 +189,6 @@ class Log:
             ended = self._existing(store, thread_id) in ("finished", "failed")  # then look once more
             if not ended:
                 time.sleep(poll)
-
-    def get_state(self, config: Config, *, subgraphs: bool = False) -> StateSnapshot:
-        """The thread's state: at the last barrier, with what is still to run in `next` and what has finished in
-        `tasks`. At a barrier of the past, `tasks` tell what has become of them since.
-
-        config: a `checkpoint_ns` names the run of a subgraph below the thread, as `tasks` and streams give it.
-        subgraphs: each task's `state` is the snapshot of the subgraph that it runs; else the config of it.
-        An empty snapshot if the thread does not exist. Raises CheckpointNotFoundError for a step it does not have.
-        """
-        given = self._named(config)
-        if given.ns:
-            standing = standing_at(self._stored(), self._codec, str(given.thread_id), given.ns)
-        else:
-            standing = self._thread_at(given)
-        if standing is None:
-            return empty_snapshot(config)
-        return self._snapshot(given, standing, given.step, subgraphs)
-
-    async def aget_state(self, config: Config, *, subgraphs: bool = False) -> StateSnapshot:
-        """`get_state` for asyncio."""
-        return await in_thread(lambda: self.get_state(config, subgraphs=subgraphs))
-
-    def _thread_at(self, given: CallConfig) -> Standing | None:
-        position = load(self._stored(), self._codec, str(given.thread_id), given.step)
-        return None if position is None else Standing(position.thread_id, None, {}, "", position)
-
-    def _snapshot(self, given: CallConfig, standing: Standing, step: int | None, subgraphs: bool) -> StateSnapshot:
-        store, codec = self._stored(), self._codec
-        if step is None:
-            return self._shown(given, standing, standing.position, None, subgraphs, True)
-        position = load(store, codec, standing.thread_id, step) if given.ns else standing.position
-        assert position is not None
-        if standing.step is not None:  # its thread will begin as a fork
-            return self._shown(given, standing, position.forked(), None, subgraphs)
-        if not position.planned_here:
-            return self._shown(given, standing, position, None, subgraphs)
-        then = position.frozen()
-        return self._shown(given, standing, then, later(store, codec, position), subgraphs)
-
-    def _shown(
-        self,
-        given: CallConfig,
-        standing: Standing,
-        position: Position | Stand,
-        since: Later | None,
-        subgraphs: bool,
-        now: bool = False,  # not a step of the past, and read for this alone
-    ) -> StateSnapshot:
-        root, ns = str(given.thread_id), given.ns
-        address = Address(standing.thread_id, root, ns, _parents(root, ns, standing, position))
-        known = (position if since is None else since).children
-        states = [
-            self._state_below(given, position, task, known.get(task.id, {}), now, subgraphs) for task in position.tasks
-        ]
-        return snapshot_of(self._view_of(ns), position, address, since, states=states, own=now)
-
-    def _state_below(
-        self,
-        given: CallConfig,
-        position: Position | Stand,
-        task: Task,
-        known: Mapping[str, Child],
-        now: bool,
-        subgraphs: bool,
-    ) -> Any:
-        """Of the subgraph that a task has called last: its snapshot, or the config of it."""
-        place = self._place_below(given, position, task, known, subgraphs)
-        if place is None:
-            return None
-        below = replace(given, ns=(*given.ns, *place.parts), step=None)
-        config = {"configurable": {"thread_id": given.thread_id, "checkpoint_ns": "|".join(below.ns)}}
-        if not subgraphs:
-            return config
-        standing = standing_at(self._stored(), self._codec, str(given.thread_id), below.ns)
-        if standing is None:
-            return empty_snapshot(config)
-        then = known.get(place.key)
-        step = then[1] if then is not None and not now and then[0] == standing.thread_id else None
-        return self._snapshot(below, standing, step, True)
-
-    def _place_below(
-        self, given: CallConfig, position: Position | Stand, task: Task, known: Mapping[str, Child], look: bool
-    ) -> Place | None:
-        """Where a task's subgraph is: as its rows tell, as the drawing says, or where a run that broke off left it."""
-        if known:
-            key = [*known][-1]
-            number = int(key.rpartition("/")[2])
-            return Place(task.node, None if "/" in key else task.id, number)
-        drawn = self._drawn_below(given.ns, task)
-        if drawn is not None or not look or task.id in position.done:
-            return drawn
-        place, found = Place(task.node, task.id), None
-        while self._stored().thread(place.thread(position.thread_id)) is not None:
-            place, found = place._replace(number=place.number + 1), place
-        return found
-
-    def _drawn_below(self, ns: tuple[str, ...], task: Task) -> Place | None:
-        """Where the subgraph is that this node is, as far as the drawing is known here."""
-        return None
-
-    def get_state_history(
-        self,
-        config: Config,
-        *,
-        filter: Mapping[str, Any] | None = None,
-        before: Config | None = None,
-        limit: int | None = None,
-    ) -> Iterator[StateSnapshot]:
-        """The thread's barriers, newest first.
-
-        filter: only those whose metadata has all of these. before: only those older than the step this
-            config names. limit: so many at most.
-        """
-        given = self._named(config)
-        bound = read_config(before).step if before is not None else None
-        if bound is None and given.step is not None:
-            bound = given.step + 1
-        return self._history(given, filter or {}, bound, limit, given.step if before is None else bound)
-
-    def aget_state_history(
-        self,
-        config: Config,
-        *,
-        filter: Mapping[str, Any] | None = None,
-        before: Config | None = None,
-        limit: int | None = None,
-    ) -> AsyncIterator[StateSnapshot]:
-        """`get_state_history` for asyncio."""
-        return aiterate(self.get_state_history(config, filter=filter, before=before, limit=limit))
-
-    def _history(
-        self,
-        given: CallConfig,
-        wanted: Mapping[str, Any],
-        before: int | None,
-        limit: int | None,
-        named: int | None,  # the step that the caller's config says
-    ) -> Iterator[StateSnapshot]:
-        count = 0
-        if given.ns:
-            standing = standing_at(self._stored(), self._codec, str(given.thread_id), given.ns)
-        else:
-            standing = Standing(str(given.thread_id), None, {}, "", Position(str(given.thread_id)))
-        if standing is None:
-            return
-        if before is None and standing.step is not None:
-            before = standing.step + 1
-        if named is not None:
-            check_step(self._stored(), standing.thread_id, named)
-        if limit is not None and limit <= 0:
-            return
-        for position, since in barriers(self._stored(), self._codec, standing.thread_id, before=before, few=limit):
-            snapshot = self._shown(given, standing, position, since, False)
-            if not wanted or wanted.items() <= (snapshot.metadata or {}).items():
-                count += 1
-                yield snapshot
-                if count == limit:
-                    return
 
     def verify(self, config: Config, *, head: str | Report | None = None) -> Report:
         """Check the thread's hash chain. The report names the rows that were altered, removed, moved or put in.
@@ -825,17 +372,6 @@ class Log:
         """`signal` for asyncio."""
         await in_thread(lambda: self.signal(config, name, value))
 
-    def close(self) -> None:
-        """Give back the database connections. The graph opens them again when used again."""
-        if self._store is not None:
-            self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _show(self, shaper: Shaper) -> Show:
         view = self._view
 
@@ -845,49 +381,6 @@ class Log:
             return shaper.show(view, (), it)
 
         return show
-
-    def _view_of(self, ns: tuple[str, ...]) -> View:
-        """How the subgraph at this place is shown: its graph may not be known here."""
-        return View() if ns else self._view
-
-    def _named(self, config: Config) -> CallConfig:
-        given = read_config(config, self._config)
-        if given.thread_id is None:
-            raise ArgumentError(
-                argument="config",
-                problem="it names no thread",
-                fix='Give {"configurable": {"thread_id": ...}}',
-            )
-        return given
-
-    def _thread(self, config: Config) -> str:
-        """The thread that a config names: a subgraph's run is one of its own."""
-        given = self._named(config)
-        return thread_of(str(given.thread_id), given.ns)
-
-    def _stored(self) -> Store:
-        if self._store is None:
-            raise ArgumentError(
-                argument="checkpointer",
-                problem="this graph was compiled with checkpointer=False, so nothing was written",
-                fix="Compile it with a database URL.",
-            )
-        return self._store
-
-    def _existing(self, store: Store, thread_id: str) -> str:
-        """The thread's status."""
-        thread = store.thread(thread_id)
-        if thread is None:
-            raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
-        return thread.status
-
-
-def _parents(root: str, ns: tuple[str, ...], standing: Standing, position: Position | Stand) -> dict[str, str]:
-    if not ns:
-        return {}
-    above = way_down(ns)[-2]
-    task = (standing.task or str(position.run.get("task", ""))).removeprefix(f"{thread_of(root, above)}/")
-    return {"|".join(above): task.partition(".")[0]}
 
 
 def verify_export(lines: Iterable[str], *, key: Key = None) -> list[Report]:

@@ -44,7 +44,7 @@ from durable_graph.core.task import Steps
 from durable_graph.core.times import seconds
 from durable_graph.errors import ArgumentError, CallError
 from durable_graph.graph import StateGraph
-from durable_graph.log import open_store
+from durable_graph.opening import open_store
 from durable_graph.session import Subgraph
 from durable_graph.store import Row, Store, Transaction
 from durable_graph.store.memory import InMemoryCache, MemoryStore

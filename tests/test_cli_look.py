@@ -168,6 +168,21 @@ def test_show_as_of_a_step(cli: Cli) -> None:
     assert "state\n    lines  []\n    item   'lamp'\n" in cli("show", "asks", "--step", "0").stdout
 
 
+@pytest.mark.usefixtures("url")
+def test_a_thread_without_rows(cli: Cli, database_url: str) -> None:
+    with Log(database_url) as log:
+        log.create_thread("empty")
+    assert names(cli("threads", "--status", "new")) == ["empty"]
+    assert [line.split() for line in cli("show", "empty").stdout.splitlines()] == [
+        ["thread", "empty", "new"], ["step", "none", "yet"], ["next", "an", "input"], ["state", "empty"]
+    ]  # fmt: skip
+    for command in ("history", "timeline"):
+        assert cli(command, "empty").stdout == ""
+    cli("diff", "empty", "done")
+    cli("graph", "shop:plain", "--thread", "empty", "--format", "svg")
+    cli("run", "shop:plain", "--thread", "empty", *LAMP)
+
+
 def test_show_tells_large_values_and_subgraphs(cli: Cli, sqlite_url: str) -> None:
     item = "x" * 1000
     cli("run", "shop:outer", "--thread", "t", "--input", json.dumps({"item": item}), "--url", sqlite_url)

@@ -167,7 +167,7 @@ def test_pages_of_threads(run: Runner, filled: Log, wanted: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"status": "lost"}, "'lost' is no status.*Choose from running, pending"),
+        ({"status": "lost"}, "'lost' is no status.*Choose from new, running, pending"),
         ({"status": ["failed", "Failed"]}, "'Failed' is no status"),
         ({"newer_than": -1}, "^newer_than: -1 is no age"),
         ({"older_than": "1d"}, "^older_than: '1d' is no age"),
@@ -389,6 +389,14 @@ def test_what_two_threads_do_not_have_in_common_without_the_code(run: Runner) ->
         assert found == [Change("state['lines'][1].data['price']", "changed", 5, 6)]
         (added,) = [c.after for c in run.call(log, "difference", at(config, 0), at(config, 1))]
         assert isinstance(added, Unregistered)
+
+
+def test_a_thread_without_rows_differs_in_all(run: Runner) -> None:
+    graph, config = ordered(run)
+    assert run.call(graph, "create_thread", "new")
+    assert {change.kind for change in run.call(graph, "difference", {"thread_id": "new"}, config)} == {"added"}
+    assert timeline(run, graph, {"thread_id": "new"}) == []
+    assert threads(run, graph, status="new") == ["new"]
 
 
 def test_differences_of_what_is_not_there(run: Runner) -> None:

@@ -1001,7 +1001,7 @@ def test_new_input_drops_what_was_pending_and_records_it(run: Runner) -> None:
 
 def dropped(run: Runner, config: Any, step: int) -> Any:
     """What the body of a row says was dropped."""
-    from durable_graph.log import open_store
+    from durable_graph.opening import open_store
 
     store = open_store(run.url)
     assert store is not None

@@ -59,7 +59,7 @@ def states_of(drawn: CompiledGraph[Any], thread: str) -> dict[str, str]:
     """What has become of each node in the thread's last run."""
     config = {"thread_id": thread}
     about, state = drawn.thread(config), drawn.get_state(config)
-    run_id = next(drawn.timeline(config, newest_first=True, limit=1)).run_id
+    run_id = next((e.run_id for e in drawn.timeline(config, newest_first=True, limit=1)), None)
     states = {e.node: "done" for e in drawn.timeline(config, run_id=run_id) if e.node and e.kind == "task"}
     for task in state.tasks:
         if task.error is not None:

@@ -49,10 +49,6 @@ def opened(url: str | None) -> Iterator[Log]:
         yield log
 
 
-def no_thread(thread: str, url: str | None) -> Failure:
-    return Failure(3, f"there is no thread {thread!r} in {shown_url(url_of(url))}; see durable-graph threads")
-
-
 # --- what a shell completes -------------------------------------------------------------------
 
 OFFERED = 50  # names, at most

@@ -15,7 +15,6 @@ from durable_graph.cli.options import (
     complete_thread,
     config_of,
     format_of,
-    no_thread,
     opened,
     options,
     thread_argument,
@@ -86,8 +85,8 @@ def history(thread: str, before: int | None, limit: int | None, url: str | None,
                 *([Column(f"by {actor}", 0, "cyan")] if (actor := (state.metadata or {}).get("actor")) else []),
                 Column(brief(state.values)),
             )
-        if not found and log.get_state({"thread_id": thread}).created_at is None:
-            raise no_thread(thread, url)
+        if not found:
+            log.thread({"thread_id": thread})  # it may have no rows yet, or none before that step
 
 
 @click.command()
@@ -102,7 +101,7 @@ def show(thread: str, step: int | None, subgraphs: bool, url: str | None, as_jso
         out = Output(as_json)
         if as_json:
             record = {**about._asdict(), "metadata": _metadata(about)}
-            out.line({"thread": record, "step": state.config["configurable"]["step"], **state._asdict()})
+            out.line({"thread": record, "step": state.config["configurable"].get("step"), **state._asdict()})
         else:
             tell_state(out, about, state)
 

@@ -20,7 +20,8 @@ def tell_state(out: Output, thread: Thread, state: StateSnapshot) -> None:
     """All of it, on as many lines as it takes."""
     status = Column(thread.status, 0, STATUSES.get(thread.status, ""))
     _line(out, "thread", Column(thread.thread_id, 0, "bold"), status, Column(thread.graph))
-    _line(out, "step", Column(state.config["configurable"]["step"]), Column(state.created_at, 0, "dim"))
+    now = state.config["configurable"].get("step", "none yet")
+    _line(out, "step", Column(now), Column(state.created_at or "", 0, "dim"))
     if thread.lease_owner is not None:
         _line(out, "run by", Column(thread.lease_owner), Column(f"since {thread.lease_since}", 0, "dim"))
     if thread.wake_at is not None:
@@ -30,7 +31,7 @@ def tell_state(out: Output, thread: Thread, state: StateSnapshot) -> None:
         _line(out, what, Column(thread.parent_thread_id), Column(f"step {thread.parent_step}", 0, "dim"))
     if actor := (state.metadata or {}).get("actor"):
         _line(out, "by", Column(actor))
-    _line(out, "next", Column(", ".join(state.next) or "end", 0, "bold"))
+    _line(out, "next", Column(", ".join(state.next) or ("end" if state.created_at else "an input"), 0, "bold"))
     _tell_tasks(out, state.tasks)
     _tell_values(out, state.values)
 
