@@ -48,7 +48,7 @@ def create_app(
         from durable_graph.server.house import House
         from durable_graph.server.house import ServerLimits as Limits
     except ModuleNotFoundError as error:
-        if error.name != "starlette":
+        if (error.name or "").partition(".")[0] != "starlette":
             raise
         raise CallError(
             problem="the server needs starlette, which is not installed", fix="pip install 'durable-graph[server]'"

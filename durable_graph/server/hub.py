@@ -26,6 +26,9 @@ Modes = tuple[str, ...]
 Key = tuple[Modes, bool]  # and whether with subgraphs
 
 
+ROOM_BYTES = 16_000_000  # that wait for a client, however few events they are
+
+
 class Feed:
     """What a run here shows to one client."""
 
@@ -34,16 +37,25 @@ class Feed:
         self.lost = False  # too slow: what came since is in the log
         self.ended = False
         self._room = room
+        self._bytes = 0
         self._news = asyncio.Event()
 
     def put(self, events: Sequence[Event]) -> None:
         if self.lost:
             return
         self.events.extend(events)
-        if len(self.events) > self._room:
+        self._bytes += sum(len(event.data) for event in events)
+        if len(self.events) > self._room or (self._bytes > ROOM_BYTES and len(self.events) > 1):
             self.events.clear()
             self.lost = True
         self._news.set()
+
+    def take(self) -> list[Event]:
+        """What has come."""
+        events = [*self.events]
+        self.events.clear()
+        self._bytes = 0
+        return events
 
     def end(self) -> None:
         self.ended = True

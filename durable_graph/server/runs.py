@@ -19,7 +19,7 @@ from durable_graph.server.problems import Problem
 log = logging.getLogger("durable_graph")
 
 REMEMBERED = 1000  # runs that have ended here: how, where the log does not tell
-TAKEN_OVER = 16  # threads at a time
+BEGUN = 16  # threads that are taken over, at a time; and no more run than half of what may
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Runs:
     async def _recover(
         self, graphs: Sequence[tuple[int, inside.Graph]], offload: Callable[..., Awaitable[Any]]
     ) -> None:
-        gate = asyncio.Semaphore(TAKEN_OVER)
+        gate, room = asyncio.Semaphore(BEGUN), asyncio.Semaphore(max(1, self._most // 2))
         async with asyncio.TaskGroup() as group:
             for place, graph in graphs:
                 try:
@@ -211,20 +211,23 @@ class Runs:
                     log.warning("threads to recover cannot be looked for: %s", error)
                     continue
                 for thread in found:
-                    await gate.acquire()
-                    group.create_task(self._take_over(place, graph, thread.thread_id, gate))
+                    await room.acquire()
+                    group.create_task(self._take_over(place, graph, thread.thread_id, gate, room))
 
-    async def _take_over(self, place: int, graph: inside.Graph, thread_id: str, gate: asyncio.Semaphore) -> None:
+    async def _take_over(
+        self, place: int, graph: inside.Graph, thread_id: str, gate: asyncio.Semaphore, room: asyncio.Semaphore
+    ) -> None:
         wanted = Wanted(graph, place, thread_id, None, {"thread_id": thread_id}, (), recovers=True)
         try:
-            run, _ = await self.begin(wanted)
+            async with gate:
+                run, _ = await self.begin(wanted)
             if run.run_id:
                 log.info("thread %r is taken over by run %s", thread_id, run.run_id)
             await run.done.wait()
         except Exception as error:
             log.warning("thread %r cannot be taken over: %s", thread_id, error)
         finally:
-            gate.release()
+            room.release()
 
     def stop_soon(self) -> None:
         """All runs end after the step at hand."""

@@ -175,8 +175,7 @@ class Stream:
     async def _drained(self, feed: Feed) -> AsyncIterator[bytes]:
         """Until the run has ended, or the client was too slow: what it has not seen is in the log then."""
         while not feed.lost and not self._ways.closing():
-            events = [*feed.events]
-            feed.events.clear()
+            events = feed.take()
             if events:
                 yield self._taken(events)
             elif feed.ended:
