@@ -446,6 +446,33 @@ def test_a_lost_connection_is_taken_up_again(sqlite_url: str, serve: Serve, visi
     visitor.troubles = [told for told in visitor.troubles if "ERR_INTERNET_DISCONNECTED" not in told]
 
 
+@in_browser
+def test_a_tab_that_nobody_sees_gives_its_connection_back(sqlite_url: str, serve: Serve, visitor: Visitor) -> None:
+    graph = counter(sqlite_url, to=4)
+    steps = graph.stream({"n": 0}, at("a"))
+    next(steps)
+    page = visitor.visit(serve(graph) + "?thread=a")
+    page.locator("#connection.live").wait_for()
+
+    def be(hidden: bool) -> None:
+        page.evaluate(
+            "(hidden) => { Object.defineProperty(document, 'hidden', { value: hidden, configurable: true });"
+            " document.dispatchEvent(new Event('visibilitychange')) }",
+            hidden,
+        )
+
+    be(hidden=True)
+    expect(page.locator("#connection")).to_have_text("paused")
+    asked = len(visitor.requests)
+    list(steps)
+    graph.invoke({"n": 3}, at("b"))
+    assert len(visitor.requests) == asked
+    be(hidden=False)
+    page.get_by_text("State after step 4").wait_for()
+    page.locator("#threads .row", has_text="b").wait_for()
+    page.locator(".thread-head .status.finished").wait_for()
+
+
 # --- acting -------------------------------------------------------------------------------------
 
 

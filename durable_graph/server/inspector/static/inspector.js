@@ -209,6 +209,7 @@ let stream = null;
 async function connect() {
   stream?.abort();
   const mine = (stream = new AbortController());
+  if (document.hidden) return void connection("", "paused");
   while (!mine.signal.aborted) {
     try {
       const thread = app.thread?.thread.id ?? null;
@@ -222,6 +223,14 @@ async function connect() {
     await new Promise((resume) => setTimeout(resume, RETRY));
   }
 }
+
+/** A browser has few connections to a server for all its tabs together: those that nobody sees give theirs back. */
+document.addEventListener("visibilitychange", () => {
+  connect();
+  if (document.hidden) return;
+  threads.refresh();
+  app.changed();
+});
 
 function news({ event, data }) {
   connection("live", "live");
