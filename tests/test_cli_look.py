@@ -22,7 +22,7 @@ from sqlalchemy import make_url
 from durable_graph import Interrupt, Log, Wait, doctor
 from durable_graph.cli import main, watching
 from durable_graph.cli.drawing import states_of
-from durable_graph.cli.show import asked, lasting, size
+from durable_graph.cli.show import asked, lasting, plain, size
 from durable_graph.cli.target import load_graph
 from durable_graph.store import Claim
 from tests.test_cli import APP as OTHER_APP
@@ -284,9 +284,9 @@ def test_replay_keeps_the_rhythm(cli: Cli, sqlite_url: str, monkeypatch: pytest.
         store.append([first, *tasks])
     pauses: list[float] = []
     monkeypatch.setattr(watching, "pause", pauses.append)
-    plain = cli("replay", "t", "--url", sqlite_url)
+    whole = cli("replay", "t", "--url", sqlite_url)
     assert pauses == []
-    assert cli("replay", "t", "--url", sqlite_url, "--speed", "2").stdout == plain.stdout
+    assert cli("replay", "t", "--url", sqlite_url, "--speed", "2").stdout == whole.stdout
     assert pauses == [1.0, 43200.0]
     pauses.clear()
     cli("replay", "t", "--url", sqlite_url, "--speed", "0.5", "--longest-pause", "5", "--mode", "values")
@@ -325,6 +325,12 @@ def test_follow_shows_what_another_process_does(cli: Cli, folder: Path, database
     (folder / "enough").touch()
     finish(running, 0)
     finish(following, 0)
+
+
+def test_a_message_of_langchain_is_told_as_a_dict() -> None:
+    from langchain_core.messages import AIMessage
+
+    assert plain(AIMessage("Hello!", id="1")) == {"type": "ai", "content": "Hello!", "id": "1"}
 
 
 def test_messages(cli: Cli, folder: Path, sqlite_url: str) -> None:

@@ -37,6 +37,7 @@ class ReaderGone(Exception):
 
 # --- values as text ---------------------------------------------------------------------------
 
+MESSAGE = ("type", "content", "id", "name", "tool_calls", "tool_call_id")  # what is shown of langchain-core's
 JOINERS = "\u200c\u200d"  # invisible, but Persian and emoji are written with them
 
 _short = reprlib.Repr()
@@ -92,6 +93,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in sorted(value, key=repr)]
     if isinstance(value, StreamEvent):
         return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if type(value).__module__.startswith("langchain_core.messages"):
+        return {name: plain(item) for name in MESSAGE if (item := getattr(value, name, None))}
     return repr(value) if isinstance(value, bytes | bytearray) else str(value)
 
 
