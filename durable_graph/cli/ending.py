@@ -88,7 +88,7 @@ class Program(click.Group):
         try:
             code = super().main(*args, **options)
         except click.ClickException as error:
-            say_error(error.format_message() + _help_for(error))
+            say_error(_sentence(error.format_message()) + _help_for(error))
             code = error.exit_code
         sys.exit(code)
 
@@ -113,6 +113,11 @@ class Program(click.Group):
 def _in_short(command: click.Command) -> str:
     """The first sentence of its help, as far as a colon."""
     return command.get_short_help_str(1000).partition(": ")[0].removesuffix(".")
+
+
+def _sentence(text: str) -> str:
+    """Click's messages end with a full stop, or not."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _help_for(error: click.ClickException) -> str:

@@ -94,7 +94,9 @@ def _serve(
     listening = _listen(host, port)
     with listening:
         shown = f"[{host}]" if ":" in host else host
-        say(f"serving {', '.join(graphs)} on http://{shown}:{listening.getsockname()[1]}")
+        url = f"http://{shown}:{listening.getsockname()[1]}"
+        say(f"serving {', '.join(graphs)} on {url}")
+        say(f"to look at their threads: {url}/inspector")
         Server(config).run(sockets=[listening])
     for graph in graphs.values():
         graph.close()
