@@ -124,9 +124,12 @@ def _token(given: tuple[str, ...], host: str) -> dict[str, str] | None:
         say(f"the token, which is shown this once: {made}")
         return {"": made}
     pairs = [text.partition("=") if "=" in text else ("", "", text) for text in texts]
-    if not all(token for _, _, token in pairs):
-        raise Failure(2, "--token: it may not be empty")
-    return {name: token for name, _, token in pairs}
+    if not all(token.strip("=") for _, _, token in pairs):  # base64 ends in "=": what stands before it is no name
+        raise Failure(2, "--token: there is none behind the `=`; write NAME=TOKEN, or =TOKEN for one that holds a `=`")
+    tokens = {name: token for name, _, token in pairs}
+    if len(tokens) < len(pairs):
+        raise Failure(2, "--token: several need a name each, as in NAME=TOKEN")
+    return tokens
 
 
 def _is_loopback(host: str) -> bool:

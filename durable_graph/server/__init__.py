@@ -36,7 +36,8 @@ def create_app(
         that was used is the actor that the log records. None: no token, for clients on this machine alone.
     read_only: nothing is run or changed. recover: at the start go on with threads of these graphs whose process died.
     cors: origins whose pages may use it, as "https://example.org"; by default none but its own.
-    hosts: names that it may be called by; by default any with a token, and without one those of this machine.
+    hosts: names that it may be called by; by default any with a token, and without one those of this machine. With
+        names and without a token whoever reaches it may use it: something before it has to say who may come in.
     limits: sizes and times; see `ServerLimits`.
 
     Mounted in another app, its lifespan is not run by that: enter `app.state.house.lifespan()` in yours. When that ends

@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from durable_graph.server import about, assistants, inspector, running, threads
 from durable_graph.server.endpoints import Call, Endpoint
-from durable_graph.server.guard import Guard, local_hosts, named_tokens
+from durable_graph.server.guard import Guard, checked_hosts, checked_origins, local_hosts, named_tokens
 from durable_graph.server.house import House
 from durable_graph.server.openapi import document
 from durable_graph.server.problems import Problem, problem_of
@@ -27,14 +27,16 @@ def app_of(
     house: House, token: str | Mapping[str, str] | None, cors: Sequence[str], hosts: Collection[str] | None
 ) -> Starlette:
     tokens = named_tokens(token)
-    names = None if tokens and hosts is None else local_hosts(tuple(hosts or ()))
-    guard = Middleware(Guard, tokens=tokens, origins=cors, hosts=names)
+    names = None if tokens and hosts is None else local_hosts(tuple(checked_hosts(hosts) or ()))
+    is_local = not tokens and hosts is None
+    guard = Middleware(Guard, tokens=tokens, origins=checked_origins(cors), hosts=names, is_local=is_local)
     app = Starlette(
         routes=_routes(house),
         middleware=[guard],
         exception_handlers={HTTPException: _http, Exception: _unexpected},
         lifespan=house.lifespan,
     )
+    app.router.redirect_slashes = False  # it would send to whatever the Host says
     app.state.house = house
     return app
 

@@ -1,20 +1,24 @@
 """Who may come in: a token, the names this server goes by, and pages of other origins.
 
 The rule: decided on headers alone, before anything is read or looked up. Without a token only programs on the same
-machine can reach the server; so that no web page that a person there has open can use it through their browser, the
-Host has to be a name of this machine (against DNS rebinding), and an Origin has to be allowed.
+machine may use the server; so that no web page that a person there has open can use it through their browser, the
+Host has to be a name of this machine (against DNS rebinding), and an Origin has to be allowed. With a simple GET a page
+sends no Origin, but the browser says in Sec-Fetch-Site that it is another one's.
 """
 
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Collection, Mapping, Sequence
-from urllib.parse import unquote, urlsplit
+from ipaddress import IPv6Address, ip_address
+from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from durable_graph import ArgumentError
 from durable_graph.server.problems import Problem
 
 OPEN = frozenset({"/ok", "/ready"})  # what needs no token; and the inspector's own files, which hold no data
@@ -23,13 +27,33 @@ METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
 ALLOWED = "authorization, content-type, last-event-id, x-actor, x-api-key"
 EXPOSED = "content-location, location, x-pagination-next, x-pagination-total"
 ACTOR_LENGTH = 200
+ORIGIN = r"\*|[a-z][a-z0-9+.-]*://[^/?#\s]+"
 
 
 def named_tokens(token: str | Mapping[str, str] | None) -> dict[str, str]:
-    """By name; one without a name has the empty one."""
+    """By name; one without a name has the empty one. Raises ArgumentError: an empty one would let everybody in."""
     if token is None:
         return {}
-    return {"": token} if isinstance(token, str) else dict(token)
+    found = {"": token} if isinstance(token, str) else dict(token)
+    if not found or not all(re.fullmatch("[!-~]+", text) for text in found.values()):
+        problem = "it is empty, or has blanks or letters that no header holds" if found else "there is none in it"
+        raise ArgumentError(argument="token", problem=problem, fix="Give printable ASCII, or None for no token.")
+    return found
+
+
+def checked_origins(cors: Sequence[str]) -> frozenset[str]:
+    """Raises ArgumentError, also for one text: its letters are no origins, and one of them may be a `*`."""
+    wrong = [cors] if isinstance(cors, str) else [each for each in cors if not re.fullmatch(ORIGIN, each)]
+    if wrong:
+        fix = 'Give a list, as ["https://example.org"], or ["*"] for all pages.'
+        raise ArgumentError(argument="cors", problem=f"{wrong[0]!r} is no list of origins", fix=fix)
+    return frozenset(cors)
+
+
+def checked_hosts(hosts: Collection[str] | None) -> Collection[str] | None:
+    if isinstance(hosts, str):
+        raise ArgumentError(argument="hosts", problem=f"{hosts!r} is one text", fix="Give a list of names.")
+    return hosts
 
 
 class Guard:
@@ -42,8 +66,10 @@ class Guard:
         tokens: Mapping[str, str],
         origins: Collection[str],
         hosts: Collection[str] | None,
+        is_local: bool,
     ) -> None:
         self._app = app
+        self._is_local = is_local  # for programs on this machine alone
         self._tokens = {name: token.encode() for name, token in tokens.items()}
         self._origins = frozenset(origins)
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
@@ -68,8 +94,12 @@ class Guard:
         host = headers.get("host", "")
         if self._hosts is not None and _name_of(host) not in self._hosts:
             return Problem(421, f"This server does not go by the name {host!r}.")
-        if origin is not None and not self._is_listed(origin) and urlsplit(origin).netloc.lower() != host.lower():
+        if self._is_local and not _is_here(scope):
+            return Problem(403, "Without a token only this machine may use this server; its option `token` sets one.")
+        if origin is not None and not self._is_listed(origin) and not _is_own(origin, host):
             return Problem(403, f"Pages of {origin} may not use this server; its option `cors` says which may.")
+        if origin is None and _is_of_other_page(headers) and not _is_open(scope) and not self._is_listed("*"):
+            return Problem(403, "Other pages may not use this server; its option `cors` says which may.")
         if _asks_first(scope, headers):
             return None  # a browser's question, which carries no token
         name = self._caller(headers)
@@ -97,15 +127,34 @@ class Guard:
         return found[0] if found else None
 
 
+def _is_here(scope: Scope) -> bool:
+    """Whether a program on this machine asks: by a loopback address or, as through a Unix socket, by none."""
+    name = (scope.get("client") or ("",))[0]
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return True
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
+def _is_own(origin: str, host: str) -> bool:
+    return bool(host) and origin.partition("://")[2].lower() == host.lower()
+
+
+def _is_of_other_page(headers: Headers) -> bool:
+    return headers.get("sec-fetch-site") in ("cross-site", "same-site")
+
+
 SLASH = "\0"  # no id holds one
 
 
 def _with_slashes(scope: Scope) -> Scope:
     """A %2F belongs to an id, as those of subgraphs' threads, and is no border between two parts of the path."""
     raw = (scope.get("raw_path") or b"").partition(b"?")[0].decode("ascii", "replace")
-    if "%2f" not in raw.lower():
+    if not re.search("%2f|%00", raw, re.IGNORECASE):
         return scope
-    parts = [unquote(part).replace("/", SLASH) for part in raw.split("/")]
+    parts = [unquote(part).replace(SLASH, "\ufffd").replace("/", SLASH) for part in raw.split("/")]
     return {**scope, "path": "/".join(parts)}
 
 
