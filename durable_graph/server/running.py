@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 import durable_graph
 from durable_graph import CheckpointNotFoundError, Command, ThreadBusyError
@@ -69,6 +69,7 @@ CHECKPOINT = fields(
     thread_id=maybe(TEXT), checkpoint_ns=maybe(TEXT), checkpoint_id=maybe(either(TEXT, number())),
     checkpoint_map=maybe(OBJECT),
 )  # fmt: skip
+CONFIG = {**OBJECT, "properties": {"configurable": maybe(OBJECT), "metadata": maybe(OBJECT)}}
 RUN = fields(
     ("assistant_id",),
     assistant_id=ID,
@@ -78,7 +79,7 @@ RUN = fields(
     stream_subgraphs=FLAG,
     stream_resumable=FLAG,
     metadata=maybe(OBJECT),
-    config=maybe(OBJECT),
+    config=maybe(CONFIG),
     context=ANYTHING,
     checkpoint=maybe(CHECKPOINT),
     checkpoint_id=maybe(either(TEXT, number())),
@@ -218,22 +219,27 @@ async def stream(call: Call) -> Any:
         async with call.house.hub.topic(wanted.place, wanted.graph, wanted.thread_id) as topic:
             yield sse("metadata", {"run_id": run.run_id, "attempt": 1})
             shown = Stream(call.house.ways, topic, view, Cursor(Address(run.first - 1)))
-            async for data in _until_left(shown.events(run.live, feed), run if cancels else None, call.house):
+            async for data in shown.events(run.live, feed):
                 yield data
 
     query = urlencode([*(("stream_mode", mode) for mode in wanted.modes), ("stream_subgraphs", wanted.subgraphs)])
     headers = {**_headers(run), **headers_of_stream(), "location": f"{_path(run)}/stream?{query}"}
-    return StreamingResponse(events(), headers=headers, media_type=EVENTS)
+    return _Answer(call.house, run if cancels else None, events(), headers=headers, media_type=EVENTS)
 
 
-async def _until_left(events: AsyncIterator[bytes], run: LocalRun | None, house: House) -> AsyncIterator[bytes]:
-    """With a run: it is cancelled if the client leaves before its end."""
-    try:
-        async for data in events:
-            yield data
-    finally:
-        if run is not None and not house.hub.closing:
-            run.cancel()
+class _Answer(StreamingResponse):
+    """With a run: it is cancelled if the client leaves before its end, or even before the answer has begun."""
+
+    def __init__(self, house: House, run: LocalRun | None, content: AsyncIterator[bytes], **settings: Any) -> None:
+        super().__init__(content, **settings)
+        self._house, self._run = house, run
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._run is not None and not self._house.hub.closing:
+                self._run.cancel()
 
 
 async def wait(call: Call) -> Any:
@@ -270,15 +276,14 @@ def _patiently(call: Call, result: Any, headers: Mapping[str, str], cancels: Loc
             task.cancel()
             closed.cancel()
 
-    parts = _until_left(body(), cancels, call.house)
-    return _Patient(parts, headers=dict(headers), media_type="application/json")
+    return _Patient(call.house, cancels, body(), headers=dict(headers), media_type="application/json")
 
 
 class _BrokenOff(Exception):
     """The server ends, and with it the run: there is no answer yet."""
 
 
-class _Patient(StreamingResponse):
+class _Patient(_Answer):
     async def stream_response(self, send: Send) -> None:
         """A connection that breaks off makes clients ask again."""
         with suppress(_BrokenOff):
@@ -286,7 +291,11 @@ class _Patient(StreamingResponse):
 
 
 def _path(run: LocalRun) -> str:
-    return f"/threads/{quote(run.wanted.thread_id, safe='')}/runs/{run.run_id}"
+    return _path_of(run.wanted.thread_id, run.run_id)
+
+
+def _path_of(thread_id: str, run_id: str) -> str:
+    return f"/threads/{quote(thread_id, safe='')}/runs/{quote(run_id, safe='')}"
 
 
 def _headers(run: LocalRun) -> dict[str, str]:
@@ -359,6 +368,10 @@ async def join(call: Call) -> Any:
 
 
 async def _before(house: House, found: Found, run_id: str) -> Cursor:
+    """Where a run begins. Raises a problem 404 if it is none of this thread."""
+    local = house.runs.find(run_id)
+    if local is not None and local.wanted.thread_id == found.thread.thread_id:
+        return Cursor(Address(local.first - 1))
     span, _ = await house.offload(lambda: _span(found, run_id))
     return Cursor(Address(span.first - 1))
 
@@ -366,26 +379,22 @@ async def _before(house: House, found: Found, run_id: str) -> Cursor:
 async def join_stream(call: Call) -> Any:
     house, run_id = call.house, call.path["run_id"]
     found = await house.thread(call.path["thread_id"])
+    before = await _before(house, found, run_id)
     local = house.runs.find(run_id)
     modes = modes_of(call.query.get("stream_mode") or (local.wanted.modes if local else "values"))
     view = View(modes, call.query.get("stream_subgraphs", local.wanted.subgraphs if local else False), run_id)
-    cursor = await cursor_of(call, found) or await _before(house, found, run_id)
+    cursor = max(await cursor_of(call, found) or before, before, key=lambda each: each.address)
     cancels = local if call.query.get("cancel_on_disconnect") else None
 
     async def events() -> AsyncIterator[bytes]:
         async with house.topic(found) as topic:
             shown = Stream(house.ways, topic, view, cursor)
-            async for data in _until_left(shown.events(), cancels, house):
+            async for data in shown.events():
                 yield data
 
     query = urlencode([*(("stream_mode", mode) for mode in modes), ("stream_subgraphs", view.subgraphs)])
-    headers = {**headers_of_stream(), "location": f"{call.request.scope['path'].removeprefix(_root(call))}?{query}"}
-    return StreamingResponse(events(), headers=headers, media_type=EVENTS)
-
-
-def _root(call: Call) -> str:
-    root: str = call.request.scope.get("root_path", "")
-    return root
+    headers = {**headers_of_stream(), "location": f"{_path_of(found.thread.thread_id, run_id)}/stream?{query}"}
+    return _Answer(house, cancels, events(), headers=headers, media_type=EVENTS)
 
 
 async def cursor_of(call: Call, found: Found) -> Cursor | None:
@@ -409,7 +418,7 @@ async def cancel(call: Call) -> Any:
     _check_action(call)
     house, run_id = call.house, call.path["run_id"]
     run = house.runs.find(run_id)
-    if run is None:
+    if run is None or run.wanted.thread_id != call.path["thread_id"]:
         found = await house.thread(call.path["thread_id"])
         _, status = await house.offload(lambda: _span(found, run_id))
         if inside.is_running(found.thread) and status == "running":
