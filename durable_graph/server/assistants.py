@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,7 @@ async def get(call: Call) -> Any:
 async def get_graph(call: Call) -> Any:
     _, graph = call.house.graph(call.path["assistant_id"])
     xray = call.query.get("xray", "false").lower()
-    depth: int | bool = int(xray) if xray.isdecimal() else xray == "true"
+    depth: int | bool = int(xray) if re.fullmatch(r"\d{1,4}", xray) else xray == "true"
     return picture_of(graph.get_graph(xray=depth))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 EVENTS = "text/event-stream"
 JSON = "application/json"
+LONG_NUMBER = re.compile(rb"\d{19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,18 @@ class Endpoint:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != JSON:
             raise Problem(415, f"The body has to be {JSON}, and is {kind or 'of no type'}.")
-        try:
-            value = orjson.loads(data)
-        except ValueError as error:
-            raise Problem(422, f"the body is no JSON: {error}", field="") from None
+        value = _value(data)
         check(value, self.body)
         return value
+
+
+def _value(data: bytes) -> Any:
+    """orjson refuses what is no JSON, too deep or infinite; but of whole numbers over 64 bits it makes floats."""
+    try:
+        value = orjson.loads(data)
+        return json.loads(data) if LONG_NUMBER.search(data) else value
+    except (ValueError, RecursionError) as error:
+        raise Problem(422, f"the body is no JSON: {error}", field="") from None
 
 
 async def _read(request: Request, most: int, seconds: float) -> bytes:

@@ -71,7 +71,7 @@ NEW_STATE = fields(
 )
 HISTORY = fields(
     limit=number(1, LARGEST_PAGE),
-    before=maybe(either(TEXT, number(), OBJECT)),
+    before=maybe(either(TEXT, number(), {**OBJECT, "properties": {"configurable": maybe(OBJECT)}})),
     metadata=maybe(OBJECT),
     checkpoint=maybe(CHECKPOINT),
     select=TEXTS,
@@ -229,7 +229,7 @@ async def _fork(call: Call, to: str | None, step: Any) -> Any:
     house, thread_id = call.house, call.path["thread_id"]
     found = await house.thread(thread_id)
     to = to or str(uuid.uuid4())
-    config = {**_config(call, thread_id), **({} if step is None else {"step": int(step)})}
+    config = {**_config(call, thread_id), **({} if step is None else {"checkpoint_id": step})}
     await found.graph.afork(config, to)
     return await _shown(house, await house.thread(to))
 
@@ -292,7 +292,7 @@ async def _history(call: Call, wanted: Mapping[str, Any]) -> Any:
     config = {"thread_id": found.thread.thread_id, **_place(wanted.get("checkpoint") or {})}
     before = wanted.get("before")
     if before is not None:
-        named = before.get("configurable", before) if isinstance(before, dict) else {"checkpoint_id": before}
+        named = before.get("configurable") or before if isinstance(before, dict) else {"checkpoint_id": before}
         before = {"thread_id": found.thread.thread_id, **_place(named)}
 
     def read() -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ def _after(mark: str) -> Thread:
     """The last thread of a page, as far as the next one needs it."""
     try:
         updated_at, thread_id = json.loads(mark)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise Problem(422, "after: it is no mark of a page; give `next` of one", field="after") from None
     columns: dict[str, Any] = dict.fromkeys(Thread._fields)
     return Thread(**{**columns, "updated_at": str(updated_at), "thread_id": str(thread_id)})

@@ -27,7 +27,7 @@ function read(search) {
   const query = new URLSearchParams(search);
   const number = (name) => (/^\d+$/.test(query.get(name) ?? "") ? Number(query.get(name)) : null);
   return {
-    thread: query.get("thread"), step: number("step"), tab: query.get("tab") in TABS ? query.get("tab") : "state",
+    thread: query.get("thread"), step: number("step"), tab: Object.hasOwn(TABS, query.get("tab") ?? "") ? query.get("tab") : "state",
     other: number("other"), otherThread: query.get("of"),
     filters: Object.fromEntries(["text", "status", "graph", "age"].map((name) => [name, query.get(name) ?? ""])),
   };
