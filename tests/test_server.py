@@ -16,10 +16,10 @@ from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from openapi_spec_validator import validate
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
 
 from durable_graph import START, ArgumentError, CompiledGraph, Runtime, StateGraph, interrupt
 from durable_graph.server import create_app
@@ -322,10 +322,12 @@ def test_graphs_on_several_databases(tmp_path: Any) -> None:
         graph.close()
 
 
-def test_mounted_in_another_app(small: CompiledGraph[Any]) -> None:
+@pytest.mark.parametrize("kind", [Starlette, FastAPI])
+def test_mounted_in_another_app(small: CompiledGraph[Any], kind: type[Starlette]) -> None:
     app = create_app({"g": small}, limits=LIMITS)
-    routes = [Route("/ok", lambda request: JSONResponse({})), Mount("/graphs", app)]
-    outer = Starlette(routes=routes, lifespan=app.state.house.lifespan)
+    outer = kind(lifespan=app.state.house.lifespan)
+    outer.mount("/graphs", app)
+    outer.add_route("/ok", lambda request: JSONResponse({}))
     with listening(outer, app.state.house.close) as url:
         sdk = Sdk("sync", f"{url}/graphs")
         parts = sdk.stream("runs.stream", None, "g", input={"n": 1}, stream_mode="updates")
