@@ -19,7 +19,7 @@ from starlette.routing import Route
 from durable_graph import START, ArgumentError, CompiledGraph, StateGraph
 from durable_graph.cli.ending import Failure
 from durable_graph.cli.serving import _token
-from durable_graph.server import create_app
+from durable_graph.server import create_app, endpoints, running
 from durable_graph.server.plain import to_json
 from tests.graphs import until
 from tests.serving import PATIENCE, events, follow, serving
@@ -149,8 +149,10 @@ def test_a_page_of_another_origin_that_shows_no_origin(small: CompiledGraph[Any]
 def test_nothing_is_redirected_to_where_the_host_header_says(small: CompiledGraph[Any]) -> None:
     with serving({"g": small}, token="s3cret") as address, address.client() as client:
         for path in ("/threads/", "/inspector/inspector.js/", "/inspector", "/"):
-            answer = client.get(path, headers={"host": "evil.example", "x-api-key": "s3cret"})
-            assert "evil" not in answer.headers.get("location", "")
+            for host in ("evil.example", "["):
+                answer = client.get(path, headers={"host": host, "x-api-key": "s3cret"})
+                assert answer.status_code in (307, 404)
+                assert "evil" not in answer.headers.get("location", "")
 
 
 # --- ids in addresses ---------------------------------------------------------------------------
@@ -229,6 +231,7 @@ WRONG: list[tuple[str, str, Any]] = [
     ("GET", f"/threads/t/state/{'9' * 5000}", None),
     ("GET", f"/inspector/api/threads?after={'[' * 20_000}", None),
     ("GET", "/inspector/api/thread?thread=%00", None),
+    ("POST", "/threads/search", {"offset": 2**63}),
     ("GET", f"/inspector/api/state?thread=t&step=1&of=values&place={'9' * 5000}", None),
 ]
 
@@ -243,6 +246,26 @@ def test_what_is_wrong_is_the_clients_mistake(small: CompiledGraph[Any]) -> None
             assert answer.status_code in (404, 422), (path[:60], content, answer.text)
             assert answer.json()["detail"]
         assert client.get("/assistants/g/graph", params={"xray": "9" * 5000}).status_code == 200
+
+
+def test_large_answers_are_made_where_they_hold_up_nobody(
+    small: CompiledGraph[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def noted(value: Any) -> bytes:
+        made.append(threading.current_thread().name.rpartition("_")[0])
+        return to_json(value)
+
+    for module in (endpoints, running):
+        monkeypatch.setattr(module, "to_json", noted)
+    with serving({"g": small}) as address, address.client() as client:
+        made.clear()  # it was asked whether it is there
+        client.post("/threads/t/runs/wait", json=RUN)
+        for path in ("/threads/t", "/threads/t/state", "/threads/t/history"):
+            client.get(path)
+        client.post("/threads/search", json={})
+    assert made == ["durable_graph_server"] * 5
 
 
 @dataclasses.dataclass

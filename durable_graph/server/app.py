@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route
 
 from durable_graph.server import about, assistants, inspector, running, threads
 from durable_graph.server.endpoints import Call, Endpoint
-from durable_graph.server.guard import Guard, checked_hosts, checked_origins, local_hosts, named_tokens
+from durable_graph.server.guard import SLASH, Guard, checked_hosts, checked_origins, local_hosts, named_tokens
 from durable_graph.server.house import House
 from durable_graph.server.openapi import document
 from durable_graph.server.problems import Problem, problem_of
@@ -58,7 +58,8 @@ async def _to_the_inspector(request: Request) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     """Of Starlette's own: no such path, or not this method."""
     assert isinstance(error, HTTPException)
-    detail = f"There is no {request.method} {request.url.path} here; /openapi.json tells what there is."
+    path = request.scope["path"].replace(SLASH, "/")  # not of `request.url`, which is made of the Host
+    detail = f"There is no {request.method} {path} here; /openapi.json tells what there is."
     return Problem(error.status_code, detail, headers=error.headers or {}).response()
 
 

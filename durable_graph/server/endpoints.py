@@ -82,7 +82,7 @@ class Endpoint:
         call = Call(house, request, path, self._query(request), await self._body(house, request))
         async with asyncio.timeout(None if self.endless else house.limits.seconds):
             made = await self.handler(call)
-        return made if isinstance(made, Response) else Response(to_json(made), self.status, media_type=JSON)
+        return made if isinstance(made, Response) else as_json(made, self.status)
 
     def _query(self, request: Request) -> dict[str, Any]:
         given = request.query_params
@@ -102,6 +102,11 @@ class Endpoint:
         value = _value(data)
         check(value, self.body)
         return value
+
+
+def as_json(made: Any, status: int = 200) -> Response:
+    """For what may be large, a state above all, to be called in a thread: else all streams stand still meanwhile."""
+    return Response(to_json(made), status, media_type=JSON)
 
 
 def _value(data: bytes) -> Any:

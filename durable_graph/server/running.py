@@ -271,7 +271,8 @@ def _patiently(call: Call, result: Any, headers: Mapping[str, str], cancels: Loc
                 yield b"\n"
             if not task.done():
                 raise _BrokenOff
-            yield to_json(await task)
+            made = await task
+            yield await call.house.offload(lambda: to_json(made))
         finally:
             task.cancel()
             closed.cancel()

@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from durable_graph import CompiledGraph, StateUpdate, Thread, ThreadBusyError
 from durable_graph.core.cursor import START_OF_LOG
 from durable_graph.server import inside
-from durable_graph.server.endpoints import EVENTS, Call, Endpoint
+from durable_graph.server.endpoints import EVENTS, Call, Endpoint, as_json
 from durable_graph.server.house import Found, House
 from durable_graph.server.problems import Problem
 from durable_graph.server.running import STREAM_QUERY, cursor_of, headers_of_stream, modes_of
@@ -58,7 +58,7 @@ SEARCH = fields(
     ids=TEXTS,
     status=one_of("idle", "busy", "interrupted", "error"),
     limit=number(1, LARGEST_PAGE),
-    offset=number(),
+    offset=number(0, 10**9),
     sort_by=one_of(*SORTED_BY, "state_updated_at"),
     sort_order=one_of("asc", "desc"),
     select=TEXTS,
@@ -171,7 +171,7 @@ async def search(call: Call) -> Any:
     page = await house.offload(lambda: _found(house, body, start + body.get("limit", 10))[start:])
     names = body.get("select")
     wants_state = not names or any(name.split(".")[0] in ("values", "interrupts") for name in names)
-    return await house.offload(lambda: [selected(_thread(house, each, wants_state), names) for each in page])
+    return await house.offload(lambda: as_json([selected(_thread(house, each, wants_state), names) for each in page]))
 
 
 async def count(call: Call) -> Any:
@@ -259,8 +259,12 @@ async def get_state_at(call: Call) -> Any:
 async def _state(call: Call, at: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
     found = await call.house.thread(call.path["thread_id"])
     config = {"thread_id": found.thread.thread_id, **_place(at)}
-    read = lambda: found.graph.get_state(config, subgraphs=wanted.get("subgraphs", False))  # noqa: E731
-    return selected(state_of(await call.house.offload(read)), wanted.get("select"))
+
+    def read() -> Response:
+        state = found.graph.get_state(config, subgraphs=wanted.get("subgraphs", False))
+        return as_json(selected(state_of(state), wanted.get("select")))
+
+    return await call.house.offload(read)
 
 
 def _place(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,11 +299,11 @@ async def _history(call: Call, wanted: Mapping[str, Any]) -> Any:
         named = before.get("configurable") or before if isinstance(before, dict) else {"checkpoint_id": before}
         before = {"thread_id": found.thread.thread_id, **_place(named)}
 
-    def read() -> list[dict[str, Any]]:
+    def read() -> Response:
         states = found.graph.get_state_history(
             config, filter=wanted.get("metadata"), before=before, limit=wanted.get("limit", 10)
         )
-        return [selected(state_of(state), wanted.get("select")) for state in states]
+        return as_json([selected(state_of(state), wanted.get("select")) for state in states])
 
     return await call.house.offload(read)
 
@@ -348,8 +352,8 @@ def _thread(house: House, found: Found, wants_state: bool = True) -> dict[str, A
     return thread_of(found.thread, house.id_of(found.thread.graph), state)
 
 
-async def _shown(house: House, found: Found) -> dict[str, Any]:
-    return await house.offload(lambda: _thread(house, found))
+async def _shown(house: House, found: Found) -> Response:
+    return await house.offload(lambda: as_json(_thread(house, found)))
 
 
 SELECT = {"subgraphs": FLAG, "select": TEXTS}

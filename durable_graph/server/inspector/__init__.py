@@ -54,8 +54,8 @@ def routes(house: House) -> list[Route]:
 
 async def _to_the_page(request: Request) -> Response:
     """Addresses in the page are relative, so that it works below whatever path the app is mounted at."""
-    query = f"?{request.url.query}" if request.url.query else ""
-    return RedirectResponse(f"inspector/{query}")
+    query = request.scope["query_string"].decode("latin-1")
+    return RedirectResponse(f"inspector/?{query}" if query else "inspector/")
 
 
 def _files() -> Iterator[Route]:

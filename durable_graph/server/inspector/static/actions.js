@@ -44,15 +44,25 @@ function form(label, act, ...fields) {
   return made;
 }
 
-/** A field's text as JSON; what is no JSON is taken as a text. */
+/** A field's text, or the value that it is as JSON. */
 function valueOf(field, as) {
   if (as.value === "text") return field.value;
+  let parsed = null;
+  let rounded = null;
   try {
-    return JSON.parse(field.value);
+    parsed = JSON.parse(field.value, (name, value, context) => { if (isRounded(value, context)) rounded = context?.source ?? value; return value; });
   } catch (error) {
     field.setAttribute("aria-invalid", "true");
     throw Object.assign(new Error(`It is no JSON: ${error.message}. For a plain text choose "text".`), { title: "Not sent" });
   }
+  if (rounded === null) return parsed;
+  field.setAttribute("aria-invalid", "true");
+  throw Object.assign(new Error(`A browser does not keep all digits of ${rounded}: send it as a text, or from the command line.`), { title: "Not sent" });
+}
+
+/** A whole number that is another one after it was read. Of numbers in older browsers only the value is known. */
+function isRounded(value, context) {
+  return typeof value === "number" && !Number.isSafeInteger(value) && /^-?\d+$/.test(context?.source ?? String(value));
 }
 
 function valueFields(name, label, initial = "") {
