@@ -400,7 +400,7 @@ def test_cut_off_while_servers_are_killed_and_others_take_over(servers: Servers,
     consumer = Consumer(begun(servers.client(runner), modes), seed=1, most=most_events, permit=servers.permit)
     cuts, kills = 0, 0
     while not consumer.over:
-        if cuts % 20 == 19 and kills < most:
+        if cuts % 15 == 14 and kills < most:
             assert servers.end(runner, signal.SIGKILL) == ""
             runner = servers.start()  # which recovers the thread
             kills += 1

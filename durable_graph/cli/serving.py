@@ -6,6 +6,7 @@ The rule: what somebody else could reach needs a token; if none is given, one is
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import secrets
 import socket
@@ -90,6 +91,7 @@ def _serve(
             await super().shutdown(sockets)
             timer.cancel()
 
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=int(grace + PATIENCE), lifespan="on")
     listening = _listen(host, port)
     with listening:
@@ -107,6 +109,11 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise Failure(2, f"{host}:{port} cannot be listened on: {error.strerror or error}") from error
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """That streams break off when the server ends is how clients learn of it."""
+    return "without completing response" not in record.getMessage()
 
 
 def _give_up() -> None:

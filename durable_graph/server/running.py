@@ -223,8 +223,8 @@ async def stream(call: Call) -> Any:
                 yield data
 
     query = urlencode([*(("stream_mode", mode) for mode in wanted.modes), ("stream_subgraphs", wanted.subgraphs)])
-    headers = {**_headers(run), **headers_of_stream(), "location": f"{_path(run)}/stream?{query}"}
-    return _Answer(call.house, run if cancels else None, events(), headers=headers, media_type=EVENTS)
+    location = f"{_path(run)}/stream?{query}"
+    return stream_of(call.house, run if cancels else None, events(), {**_headers(run), "location": location})
 
 
 class _Answer(StreamingResponse):
@@ -240,6 +240,11 @@ class _Answer(StreamingResponse):
         finally:
             if self._run is not None and not self._house.hub.closing:
                 self._run.cancel()
+
+    async def stream_response(self, send: Send) -> None:
+        """What is broken off has no end: that makes clients ask again, whatever has become of the run."""
+        with suppress(_BrokenOff):
+            await super().stream_response(send)
 
 
 async def wait(call: Call) -> Any:
@@ -277,18 +282,27 @@ def _patiently(call: Call, result: Any, headers: Mapping[str, str], cancels: Loc
             task.cancel()
             closed.cancel()
 
-    return _Patient(call.house, cancels, body(), headers=dict(headers), media_type="application/json")
+    return _Answer(call.house, cancels, body(), headers=dict(headers), media_type="application/json")
 
 
 class _BrokenOff(Exception):
-    """The server ends, and with it the run: there is no answer yet."""
+    """The server ends before the answer does."""
 
 
-class _Patient(_Answer):
-    async def stream_response(self, send: Send) -> None:
-        """A connection that breaks off makes clients ask again."""
-        with suppress(_BrokenOff):
-            await super().stream_response(send)
+def stream_of(
+    house: House, cancels: LocalRun | None, events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None
+) -> Response:
+    """Server-sent events, broken off if the server ends before they do. cancels: the run that ends with the answer."""
+
+    async def breakable() -> AsyncIterator[bytes]:
+        last = b""
+        async for last in events:
+            yield last
+        if house.hub.closing and not last.startswith((b"event: end", b"event: error")):
+            raise _BrokenOff
+
+    quiet = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return _Answer(house, cancels, breakable(), headers={**quiet, **(headers or {})}, media_type=EVENTS)
 
 
 def _path(run: LocalRun) -> str:
@@ -301,10 +315,6 @@ def _path_of(thread_id: str, run_id: str) -> str:
 
 def _headers(run: LocalRun) -> dict[str, str]:
     return {"content-location": _path(run)}
-
-
-def headers_of_stream() -> dict[str, str]:
-    return {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 # --- told of and joined -------------------------------------------------------------------------
@@ -394,8 +404,8 @@ async def join_stream(call: Call) -> Any:
                 yield data
 
     query = urlencode([*(("stream_mode", mode) for mode in modes), ("stream_subgraphs", view.subgraphs)])
-    headers = {**headers_of_stream(), "location": f"{_path_of(found.thread.thread_id, run_id)}/stream?{query}"}
-    return _Answer(house, cancels, events(), headers=headers, media_type=EVENTS)
+    location = f"{_path_of(found.thread.thread_id, run_id)}/stream?{query}"
+    return stream_of(house, cancels, events(), {"location": location})
 
 
 async def cursor_of(call: Call, found: Found) -> Cursor | None:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from durable_graph import CompiledGraph, StateUpdate, Thread, ThreadBusyError
 from durable_graph.core.cursor import START_OF_LOG
@@ -16,7 +16,7 @@ from durable_graph.server import inside
 from durable_graph.server.endpoints import EVENTS, Call, Endpoint, as_json
 from durable_graph.server.house import Found, House
 from durable_graph.server.problems import Problem
-from durable_graph.server.running import STREAM_QUERY, cursor_of, headers_of_stream, modes_of
+from durable_graph.server.running import STREAM_QUERY, cursor_of, modes_of, stream_of
 from durable_graph.server.shapes import (
     ANYTHING,
     FLAG,
@@ -320,7 +320,7 @@ async def stream(call: Call) -> Any:
             async for data in Stream(call.house.ways, topic, view, cursor).events():
                 yield data
 
-    return StreamingResponse(events(), headers=headers_of_stream(), media_type=EVENTS)
+    return stream_of(call.house, None, events())
 
 
 # --- shared -------------------------------------------------------------------------------------

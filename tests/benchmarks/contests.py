@@ -653,7 +653,7 @@ def followers_sqlite(bench: Bench) -> Iterator[Contest]:
 @contextmanager
 def streams_sqlite(bench: Bench) -> Iterator[Contest]:
     """As many threads that run at the same time, each streamed by its client."""
-    yield from _clients(bench, clients.streaming, "threads streamed at once", 2)
+    yield from _clients(bench, clients.streaming, "threads streamed at once", 1)
 
 
 def _clients(bench: Bench, work: Callable[[str, int, int], Figures], name: str, share: float) -> Iterator[Contest]:
