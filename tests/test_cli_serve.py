@@ -97,7 +97,7 @@ def test_a_node_that_never_ends_does_not_keep_it(folder: Path, monkeypatch: pyte
         (["app"], "write MODULE:GRAPH"),
         (["app.py:nothing"], "its graphs are: quick, stuck"),
         (["app.py:quick", "app.py:quick"], "two graphs have the id 'quick'"),
-        (["app.py:quick", "--token", "lina="], "may not be empty"),
+        (["app.py:quick", "--token", "lina="], "there is none behind the `=`"),
         (["app.py:quick", "--port", "x"], "x"),
         (["app.py:quick", "--host", "192.0.2.1", "--token", "t"], "cannot be listened on"),
     ],

@@ -355,7 +355,7 @@ class Servers:
         process.send_signal(by)
         said = process.communicate(timeout=PATIENCE)[1]
         assert process.returncode == -by
-        return said
+        return "".join(line for line in said.splitlines() if "/inspector" not in line)
 
     def client(self, url: str) -> httpx.Client:
         if url not in self._clients:
