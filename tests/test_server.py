@@ -107,11 +107,12 @@ def test_health_and_what_it_is(graph: CompiledGraph[Any]) -> None:
         assert client.get("/ok").status_code == 200
 
 
-def test_not_ready_without_its_database(tmp_path: Any) -> None:
+def test_not_ready_without_its_database(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     graph = StateGraph(State).add_node("a", lambda state: {}).add_edge(START, "a")
     compiled = graph.compile(f"sqlite:///{tmp_path / 'no' / 'such.db'}")
     with serving({"g": compiled}, recover=False) as address, address.client() as client:
-        assert "such.db" in problem(client.get("/ready"), 503)["detail"]
+        assert "such.db" not in problem(client.get("/ready"), 503)["detail"]
+        assert "such.db" in caplog.text
         assert client.get("/ok").status_code == 200
     compiled.close()
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import durable_graph
+from durable_graph import StoreUnavailableError
 from durable_graph.server import inside
 from durable_graph.server.endpoints import Call, Endpoint
 from durable_graph.server.problems import Problem
 from durable_graph.server.shapes import FLAG
+
+log = logging.getLogger("durable_graph")
 
 TAG = "server"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -35,7 +39,11 @@ async def ready(call: Call) -> Any:
     """Whether runs are taken: the databases can be used, and the server is not shutting down."""
     if call.house.hub.closing:
         raise Problem(503, "This server is shutting down.", headers={"retry-after": "5"})
-    await call.house.offload(lambda: [inside.store_of(graph).threads(limit=1) for graph in call.house.databases])
+    try:
+        await call.house.offload(lambda: [inside.store_of(graph).threads(limit=1) for graph in call.house.databases])
+    except StoreUnavailableError as error:
+        log.warning("not ready: %s", error)  # whoever asks needs no token: they are not told where the database is
+        raise Problem(503, "A database cannot be used; the server's log says which, and why.") from None
     return {"ready": True}
 
 
