@@ -235,6 +235,7 @@ def test_limits_of_size_and_time(small: CompiledGraph[Any]) -> None:
         ("POST", "/runs/wait", {"assistant_id": "g", "command": {"goto": [{"n": 1}]}}, 422, "command.goto[0].node"),
         ("POST", "/runs/wait", {**RUN, "input": {"nope": 1}}, 422, None),
         ("POST", "/runs/wait", {**RUN, "config": {"recursion_limit": 0}}, 422, "config['recursion_limit']"),
+        ("POST", "/runs/wait", {**RUN, "config": {"callbacks": []}}, 422, "config.callbacks"),
         ("POST", "/runs/wait", {"assistant_id": "nope"}, 404, None),
         ("GET", "/threads/nope", None, 404, None),
         ("GET", "/threads/a%2Fb", None, 404, None),

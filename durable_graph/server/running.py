@@ -140,6 +140,8 @@ def _command(given: Mapping[str, Any]) -> Command[Any]:
 
 def _config(call: Call, body: Mapping[str, Any], thread_id: str) -> dict[str, Any]:
     given = dict(body.get("config") or {})
+    if given.get("callbacks") is not None:
+        raise Problem(422, "config.callbacks: these are functions, which nobody can send.", field="config.callbacks")
     metadata = {**(given.get("metadata") or {}), **(body.get("metadata") or {})}
     if call.actor:
         metadata["actor"] = call.actor
