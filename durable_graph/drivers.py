@@ -196,11 +196,14 @@ class _Threads:
         """Called by a node, in its thread."""
         with self._lock:
             self._transactions.calls(call)
-            if self._callees is None:
-                self._callees = Crew(CALLS, "durable_graph_call")
             reply: Future[Any] = Future()
             call.reply = reply
+            if self._closing:  # nothing begins any more
+                reply.cancel()
+                return reply
             self._replies.add(reply)
+            if self._callees is None:
+                self._callees = Crew(CALLS, "durable_graph_call")
         self._arrived.put(Spawned(call))
         self._callees.give([self._ready(call)])
         return reply
@@ -282,17 +285,16 @@ class _Threads:
         with self._room:
             self._closing = True
             self._room.notify_all()
-        for crew in self._crews():
+        with self._lock:  # from here on no call begins, so none makes a crew
+            crews = [crew for crew in (self._crew, self._callees) if crew is not None]
+        for crew in crews:
             crew.dismiss()
-        while not all(crew.gone for crew in self._crews()):
+        while not all(crew.gone for crew in crews):
             for reply in list(self._replies):
                 reply.cancel()  # let go of nodes that wait for a call
             with contextlib.suppress(queue.Empty):  # and of those who wait for a place
                 self._take(timeout=0.01)
         self._transactions.close()
-
-    def _crews(self) -> list[Crew]:
-        return [crew for crew in (self._crew, self._callees) if crew is not None]
 
 
 def _settled_future(value: Any) -> Future[Any]:

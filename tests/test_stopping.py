@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,10 @@ from sqlalchemy import make_url
 
 from durable_graph import START, Log, StateGraph, leases, task, unfinished
 from durable_graph import beat as beats
+from durable_graph.crew import Crew
+from durable_graph.errors import StoreUnavailableError
+from durable_graph.store import Row
+from durable_graph.store.memory import MemoryStore
 from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, chain, durable_threads, new_thread, until, wide
 
 linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
@@ -213,6 +217,37 @@ def test_a_loop_that_ends_at_once_closes_what_was_dropped(database_url: str) -> 
             asyncio.run(main(partial(graph.aget_state_history, config)))
             check_idle(graph, database_url)
     check_nothing_left(database_url, before)
+
+
+def test_a_call_that_is_made_while_a_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing begins any more: neither the call, nor a thread for it that nobody would end."""
+    ending = threading.Event()
+    dismiss = Crew.dismiss
+
+    def dismissing(crew: Crew) -> None:
+        dismiss(crew)
+        ending.set()
+
+    class Failing(MemoryStore):
+        def append(self, rows: Sequence[Row], **more: Any) -> None:
+            if rows[0].kind == "task":
+                raise StoreUnavailableError(store=self.name, problem="it is gone", fix="")
+            super().append(rows, **more)
+
+    @task
+    def call() -> str:
+        return "late"
+
+    def calls(state: State) -> dict[str, Any]:
+        assert ending.wait(PATIENCE)
+        return {"log": [call().result()]}
+
+    monkeypatch.setattr(Crew, "dismiss", dismissing)
+    with Runner("sync", Failing()) as run:  # type: ignore[arg-type]
+        graph = run.compile(wide(run, Calls(), "ab", b=calls))
+        with pytest.raises(StoreUnavailableError):
+            run.invoke(graph, {"log": []}, new_thread())
+    assert durable_threads() == []
 
 
 # --- the end of a program -----------------------------------------------------------------------
