@@ -164,7 +164,7 @@ class Moments:
                 generator = self._looking(generator)
             return wait(connection, generator, *arguments, **more)
 
-        # ignored as above
+        # ignored as above: in place of psycopg's methods, and of two of our own that send over libpq
         psycopg.Cursor.execute = executing  # type: ignore[assignment,method-assign]
         Wire._change, Wire._at_once = changing, sending  # type: ignore[method-assign]
         Wire._flush = flushing  # type: ignore[method-assign]

@@ -739,7 +739,7 @@ def test_a_busy_thread_is_told_with_its_owner(sqlite_url: str, serve: Serve, vis
         assert owner in told.inner_text()
         assert told.inner_text().startswith("Conflict")
     visitor.expect(409)
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()  # type: ignore[attr-defined]  # a generator, typed as the Iterator that is promised
 
 
 @in_browser
@@ -892,7 +892,7 @@ def test_it_can_be_read_in_light_and_dark(scheme: str, sqlite_url: str, serve: S
         assert page.evaluate(CONTRAST) == []
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, ground[4:-1].split(","))) > 600) == (scheme == "light")
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()  # type: ignore[attr-defined]  # a generator, typed as the Iterator that is promised
 
 
 @in_browser

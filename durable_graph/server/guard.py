@@ -22,7 +22,7 @@ from durable_graph import ArgumentError
 from durable_graph.server.problems import Problem
 
 OPEN = frozenset({"/ok", "/ready"})  # what needs no token; and the inspector's own files, which hold no data
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "[::1]", "testserver"})
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 METHODS = "GET, POST, PATCH, DELETE, OPTIONS"
 ALLOWED = "authorization, content-type, last-event-id, x-actor, x-api-key"
 EXPOSED = "content-location, location, x-pagination-next, x-pagination-total"
