@@ -55,7 +55,7 @@ class Log(Looking):
         Raises ArgumentError; StoreError.
         """
         at = iso(drivers.clock())
-        values: dict[str, Any] = dict.fromkeys(("parent_thread_id", "parent_step", "called_by", "wake_at"))
+        values: dict[str, Any] = dict.fromkeys(("parent_thread_id", "parent_step", "called_by", "wake_at", "queue"))
         values.update(dict.fromkeys(("lease_owner", "lease_since", "lease_expires_at")))
         values.update(graph=graph, fingerprint="", status="new", epoch=0, created_at=at, updated_at=at)
         values["metadata"] = _json(metadata or {})

@@ -38,7 +38,7 @@ from durable_graph.store import Row, Size, Store, Stub, Thread, check_text
 
 _log = logging.getLogger("durable_graph.threads")
 
-STATUSES = ("new", "running", "pending", "interrupted", "waiting", "failed", "finished")
+STATUSES = ("new", "queued", "running", "pending", "interrupted", "waiting", "failed", "finished")
 NOTHING = Size(0, 0, 0)
 BATCH = 1000  # rows that one transaction removes; of a thread's last ones about
 PAGE = 200  # threads

@@ -25,7 +25,7 @@ def abandoned(store: Store, graph: str) -> Iterator[Thread]:
     process may take one at any moment: that is for the claim to decide."""
     after = ("", "")
     while True:
-        page = store.running(graph, after=after, limit=PAGE)
+        page = store.oldest(graph, "running", after=after, limit=PAGE)
         now = iso(drivers.clock())
         yield from (thread for thread in page if _is_abandoned(thread, now))
         if len(page) < PAGE:

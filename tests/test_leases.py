@@ -892,7 +892,7 @@ def test_forks_are_recovered(run: Runner) -> None:
 def test_recovery_looks_only_at_running_threads(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By an index, however many others there are."""
     with closing(SqlStore(database_url)) as store:
-        text, values = store._sql.running.bind(
+        text, values = store._sql.oldest.bind(
             status="running", graph="g", updated_at="", thread_id="", count=recovery.PAGE
         )
         store.threads()

@@ -410,7 +410,7 @@ def test_running_threads_of_a_graph_the_oldest_first(store: Store) -> None:
         begin(store, name, graph=graph, status=status, updated_at=f"2026-01-0{day}", metadata=b"%d" % number)
 
     def names(**more: Any) -> list[str]:
-        return [thread.thread_id for thread in store.running("mine", **{"limit": 9, **more})]
+        return [thread.thread_id for thread in store.oldest("mine", "running", **{"limit": 9, **more})]
 
     assert names() == ["c", "a", "b", "d"]
     assert names(limit=2) == ["c", "a"]
@@ -419,10 +419,10 @@ def test_running_threads_of_a_graph_the_oldest_first(store: Store) -> None:
     assert names(after=("2026-01-02", "a")) == ["b", "d"]
     assert names(after=("2026-01-02", "zz"), limit=1) == ["d"]
     assert names(after=("2026-01-03", "d")) == []
-    assert store.running("mine", limit=1) == [store.thread("c")]
-    assert store.running("none", limit=1) == []
+    assert store.oldest("mine", "running", limit=1) == [store.thread("c")]
+    assert store.oldest("none", "running", limit=1) == []
     with pytest.raises(ArgumentError, match=r"^graph: "):
-        store.running("a\0b", limit=1)
+        store.oldest("a\0b", "running", limit=1)
 
 
 # --- leases -------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ Item = TypeVar("Item")
 
 STATUSES = {  # and their colours
     "new": "blue",
+    "queued": "blue",
     "running": "cyan",
     "pending": "yellow",
     "interrupted": "magenta",

@@ -54,6 +54,7 @@ class Entry(Jobs):
     def __init__(self, graph: Graph, codec: Codec | None, key: bytes | None, call: Call) -> None:
         super().__init__(graph, codec, key, call)
         self.recovered = False  # it went on, or was put right
+        self.passed_over = False  # the thread had another status than the caller wants to go on from
 
     def _forget(self) -> None:
         super()._forget()
@@ -82,9 +83,15 @@ class Entry(Jobs):
     def _enter(self) -> Effects:
         now = yield Now()
         thread = None
-        taken: Sequence[str] = ()
+        taken: Sequence[str] = self.call.taken
         if self.codec is not None:
             thread = yield from self._load(now)
+        if self.call.statuses and (thread is None or thread.status not in self.call.statuses):
+            self.stopped = self.passed_over = True
+            return
+        if self.call.adapt is not None:
+            self.call = self.call.adapt(self.call, self.position)
+            self.remaining = self.call.recursion_limit
         if self.call.recovers:
             if not self._is_abandoned(thread) or not self._was_cut_off():
                 self.stopped = True
@@ -136,9 +143,11 @@ class Entry(Jobs):
 
     def _run_of(self, kind: str) -> dict[str, Any]:
         """What the first row keeps of the run. Who goes on with a subgraph's run from outside leaves it that of
-        its task."""
-        task = self._task or (self.position.run.get("task") if kind != "input" else None)
-        return {**({"task": task} if task else {}), **self.call.recorded}
+        its task. "failed": how often a submitted run has failed before."""
+        before = self.position.run if kind != "input" else {}
+        task = self._task or before.get("task")
+        failed = before.get("failed", 0) + bool(self.position.errors) if self.call.queue else 0
+        return {**({"task": task} if task else {}), **({"failed": failed} if failed else {}), **self.call.recorded}
 
     def _load(self, now: float) -> Generator[Effect, Any, Thread | None]:
         call, codec = self.call, self.codec

@@ -33,7 +33,8 @@ from durable_graph.errors import CorruptCheckpointError, ExportError, StoreError
 from durable_graph.store import Row, Signal, Store, Stub, Thread
 
 VERSION = 1
-LEASE: dict[str, Any] = {"lease_owner": None, "lease_since": None, "lease_expires_at": None}
+# What is true of a thread only in its own database: who runs it there.
+LEASE: dict[str, Any] = {"lease_owner": None, "lease_since": None, "lease_expires_at": None, "queue": None}
 NUMBERS = {"step", "parent_step", "superstep", "epoch"}
 BYTES = {"body", "metadata", "value", "state"}
 HASHES = {"hash", "parent_hash"}
@@ -268,7 +269,7 @@ class ExportReader:
             wanted.setdefault(thread.parent_step, []).append(origin)
         self._check = Check(self._keys, self._parent_of)
         # what ran when it was exported does not run here, and nobody should think that it has crashed
-        return thread._replace(status="pending") if thread.status == "running" else thread
+        return thread._replace(status="pending") if thread.status in ("queued", "running") else thread
 
     def _parent_of(self, row: Row) -> bytes | None:
         return self._parent if row.kind == "fork" else self._hashes.get(cast("int", row.parent_step))

@@ -24,9 +24,9 @@ from durable_graph.core.chain import NO_PARENT, row_hash
 from durable_graph.core.changes import Finder
 from durable_graph.core.effects import Ask, Effect, Emit, Now, Recorded, Save
 from durable_graph.core.history import RUN_STARTS, SPARE, Decoder, load, pack
-from durable_graph.core.model import Graph, StateUpdate, Task
+from durable_graph.core.model import Graph, RetryPolicy, StateUpdate, Task
 from durable_graph.core.position import Body, Child, Position
-from durable_graph.core.times import iso
+from durable_graph.core.times import iso, seconds
 from durable_graph.errors import FencedError, StoreError, ThreadExistsError, ThreadNotFoundError, UnstorableValueError
 from durable_graph.limits import Limits
 from durable_graph.store import Claim, Row, Thread, Transaction
@@ -90,6 +90,13 @@ class Call:
     lease_seconds: float = 60.0
     wait: float = 0.0  # seconds, for a thread that is busy
     recovers: bool = False  # go on only if the run before this one was cut off, as its process died
+    queue: str | None = None  # of the workers whose run this is
+    only_accepts: bool = False  # the first row, and no more: workers go on
+    wake_at: str | None = None  # of what is only accepted: when it may begin
+    statuses: frozenset[str] = frozenset()  # go on only if the thread has one of these
+    retry: RetryPolicy | None = None  # of the whole run: after a failure it goes back into its queue
+    taken: Sequence[str] = ()  # a signal whose value is the input
+    adapt: Callable[[Call, Position], Call] | None = None  # to where the thread stands
 
 
 class Rows:
@@ -102,8 +109,9 @@ class Rows:
         self.call = call
         self._forget()
         self.stopped = False  # the consumer has gone
-        # Whether `recover` is to find the thread when this run is stopped, as one that was cut off.
-        self.handed_over = call.recovers
+        # What the thread is called when this run is stopped and others are to go on: `recover` finds what runs no more,
+        # workers what is queued.
+        self.handed_over = "running" if call.recovers else "queued" if call.queue else ""
 
     def _forget(self) -> None:
         """Know nothing of the thread: it has not been read, or was busy and may have changed since."""
@@ -178,17 +186,20 @@ class Rows:
         if self.codec is None or self.leased:
             return None
         at = iso(now)
-        runs = self.position.tasks and not self.call.updates
+        accepts = self.call.only_accepts and bool(self.position.tasks)
+        keeps = self.call.updates or self.call.recovers
+        runs = self.position.tasks and not self.call.updates and not accepts
         values: dict[str, Any] = {
             "graph": self.graph.name,
             "fingerprint": self.graph.fingerprint,
-            "status": "running" if runs else status_of(self.position),
+            "status": "queued" if accepts else "running" if runs else status_of(self.position),
             "epoch": self.epoch,
             "lease_owner": self.call.owner if runs else None,
             "lease_since": at if runs else None,
             "lease_expires_at": iso(now + self.call.lease_seconds) if runs else None,
-            "wake_at": None,
+            "wake_at": self.call.wake_at,
             "updated_at": at,
+            "queue": thread.queue if thread is not None and keeps else self.call.queue,
         }
         if thread is None:
             above, step = self.call.parent or (None, None)
@@ -203,18 +214,27 @@ class Rows:
         return self._giving_back(last.row.created_at)
 
     def _giving_back(self, at: str) -> Claim:
-        status = status_of(self.position)
+        status, wake_at = status_of(self.position), _wake_at(self.position)
         if status == "pending" and self.stopped and self.handed_over:
-            status = "running"  # the next recovery finds it
+            status = self.handed_over
+        elif status == "failed" and (pause := self._pause_before_next_try()) is not None:
+            status, wake_at = "queued", iso(seconds(at) + pause)
         values = {
             "status": status,
             "lease_owner": None,
             "lease_since": None,
             "lease_expires_at": None,
-            "wake_at": _wake_at(self.position),
+            "wake_at": wake_at,
             "updated_at": at,
         }
         return Claim(self.epoch, values)
+
+    def _pause_before_next_try(self) -> float | None:
+        """Of a submitted run that has failed, in seconds; None if it was the last try."""
+        policy, failed = self.call.retry, self.position.run.get("failed", 0) + 1
+        if policy is None or failed >= policy.max_attempts:
+            return None
+        return policy.interval(failed)
 
     def _snapshot(self, last: Recorded) -> bytes | None:
         """A snapshot, when the rows since the last one have grown to a multiple of it. Whether they have is looked at
@@ -281,6 +301,7 @@ def fork(graph: Graph | None, codec: Codec, key: bytes | None, call: Call, origi
         "lease_since": None,
         "lease_expires_at": None,
         "wake_at": _wake_at(position),
+        "queue": None,
         "called_by": None,
         "created_at": at,
         "updated_at": at,

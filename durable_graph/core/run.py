@@ -74,7 +74,7 @@ class Run(Entry):
         yield from self._release()
 
     def _supersteps(self) -> Effects:
-        if self.call.updates:
+        if self.call.updates or self.call.only_accepts:
             return
         may_pause = bool(self.call.interrupt_before or self.call.interrupt_after)
         while self.remaining:

@@ -67,7 +67,7 @@ def leave_to_recovery(session: Session, found: bool) -> None:
     """Whether `recover` is to find the thread of this run, if it is stopped now."""
     run = getattr(session, "run", None)  # it has none before it begins
     if run is not None:
-        run.handed_over = found
+        run.handed_over = "running" if found else ""
 
 
 def cut_off(graph: Graph) -> Iterator[Thread]:

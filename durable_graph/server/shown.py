@@ -16,12 +16,13 @@ THREAD_STATUS = {
     "new": "idle",
     "finished": "idle",
     "running": "busy",
+    "queued": "busy",
     "pending": "interrupted",  # broken off: there is something to go on with
     "interrupted": "interrupted",
     "waiting": "interrupted",
     "failed": "error",
 }
-RUN_STATUS = {"finished": "success", "failed": "error", "running": "running"}  # else interrupted
+RUN_STATUS = {"finished": "success", "failed": "error", "running": "running", "queued": "pending"}  # else interrupted
 
 
 def metadata_of(thread: Thread, graph_id: str | None) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class Stream:
                     yield data
                 continue
             thread = await self._ways.offload(self._thread)
-            at_rest = thread is None or (here is None and thread.status != "running")
+            at_rest = thread is None or (here is None and thread.status not in ("queued", "running"))
             async for data in self._told(None, self._view.waits_for_whole and self._is_written(thread)):
                 yield data
             if at_rest and (thread is None or self._view.run_id or not self._view.follow):

@@ -40,7 +40,7 @@ class Thread(NamedTuple):
     thread_id: str
     graph: str  # name of the graph that last ran it
     fingerprint: str  # of that graph's drawing
-    status: str  # new, running, pending, interrupted, waiting, failed or finished
+    status: str  # new, queued, running, pending, interrupted, waiting, failed or finished
     epoch: int  # grows by one with every claim
     parent_thread_id: str | None  # a fork's or a subgraph run's origin
     parent_step: int | None
@@ -48,10 +48,11 @@ class Thread(NamedTuple):
     lease_owner: str | None  # who may append now
     lease_since: str | None
     lease_expires_at: str | None
-    wake_at: str | None  # of a waiting thread: when it can go on without a signal
+    wake_at: str | None  # of a waiting thread when it can go on without a signal, of a queued one when it may begin
     created_at: str
     updated_at: str
     metadata: bytes  # JSON object: the user's
+    queue: str | None = None  # of the workers that run it, if its last run was submitted
 
 
 class Stub(NamedTuple):
@@ -212,8 +213,8 @@ class Store(Cache, Protocol):
         thread_id) `after` is. Only those that have one of the statuses, this graph, and were changed after `since` and
         before `before`. A page of them costs no more where there are many threads, if not for `graph`."""
 
-    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
-        """Threads of this graph that have the status running, oldest change first, from behind one whose
+    def oldest(self, graph: str, status: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+        """Threads of this graph that have this status, oldest change first, from behind one whose
         (updated_at, thread_id) this is."""
 
     def rows(

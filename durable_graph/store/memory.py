@@ -353,10 +353,10 @@ class MemoryStore:
         ]
         return wanted if limit is None else wanted[: max(limit, 0)]
 
-    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+    def oldest(self, graph: str, status: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
         check_text("graph", graph)
         with self._lock:
-            found = [one for one in self._threads.values() if one.status == "running" and one.graph == graph]
+            found = [one for one in self._threads.values() if one.status == status and one.graph == graph]
         found.sort(key=_since)
         return [one for one in found if _since(one) > after][: max(limit, 0)]
 

@@ -348,11 +348,11 @@ class SqlStore:
         )
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 
-    def running(self, graph: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
+    def oldest(self, graph: str, status: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
         check_text("graph", graph)
         updated_at, thread_id = after
-        statement = self._sql.running.bind(
-            status="running", graph=graph, updated_at=updated_at, thread_id=thread_id, count=_count(limit)
+        statement = self._sql.oldest.bind(
+            status=status, graph=graph, updated_at=updated_at, thread_id=thread_id, count=_count(limit)
         )
         return [Thread._make(found) for found in self._run(Database.fetch, *statement)]
 

@@ -52,7 +52,7 @@ from durable_graph.store.tables import checkpoints, creation, metadata, signals,
 from durable_graph.store.texts import MARKS, file_of, full_name
 
 _BACK = ("lease_expires_at", "lease_owner", "lease_since", "status", "updated_at", "wake_at")  # a lease is given back
-_TAKEN = (*_BACK, "epoch", "fingerprint", "graph")
+_TAKEN = (*_BACK, "epoch", "fingerprint", "graph", "queue")
 FORMS: dict[str, Sequence[Sequence[str]]] = {  # of the statements that have several, those that the files hold
     "change_thread": (_BACK, _TAKEN, (*_BACK, "epoch"), ("metadata", "updated_at")),
     "delete": [(name,) for name in ("threads", "checkpoints", "snapshots", "stubs", "signals")],
@@ -195,7 +195,7 @@ class Statements:
         page = select(threads).where(*wanted, *between, behind)
         return page.order_by(at.desc(), name.desc()).limit(_number("count"))
 
-    def running(self) -> ClauseElement:
+    def oldest(self) -> ClauseElement:
         status, graph, at, name = (threads.c[each] for each in ("status", "graph", "updated_at", "thread_id"))
         behind = tuple_(at, name) > tuple_(*(bindparam(each.name, type_=each.type) for each in (at, name)))
         page = select(threads).where(_is(status), _is(graph), behind).order_by(at, name)

@@ -50,6 +50,7 @@ threads = Table(
     Column("created_at", Text, nullable=False),
     Column("updated_at", Text, nullable=False),
     Column("metadata", LargeBinary, nullable=False),
+    Column("queue", Text),
 )
 Index(None, threads.c.updated_at)
 Index(None, threads.c.status, threads.c.updated_at)

@@ -112,7 +112,7 @@ function resumeCard(app) {
     return app.done("It goes on.");
   };
   const { status, known, graph } = app.thread.thread;
-  const words = status === "running" ? "A run is under way." : status === "finished" ? "It has ended: there is nothing to go on with."
+  const words = status === "running" ? "A run is under way." : status === "queued" ? "It waits for a worker." : status === "finished" ? "It has ended: there is nothing to go on with."
     : status === "new" ? "It has not run yet: it begins with an input."
     : !known ? `This server does not have the graph ${graph}.` : `Next: ${app.thread.next.join(", ") || "nothing"}.`;
   return card("Resume", el("p", { class: "quiet" }, words), form("Resume", resume));

@@ -1,6 +1,6 @@
 // Numbers and times as people read them. Times are UTC, ISO 8601; durations are in seconds.
 
-export const STATUSES = ["new", "running", "pending", "interrupted", "waiting", "failed", "finished"];
+export const STATUSES = ["new", "queued", "running", "pending", "interrupted", "waiting", "failed", "finished"];
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
 
