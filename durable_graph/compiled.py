@@ -25,22 +25,23 @@ from durable_graph.core.config import CallConfig, merged, read_config
 from durable_graph.core.effects import Emission, Recorded
 from durable_graph.core.model import START, Command, Graph, GraphOutput, Node, StateUpdate, Task
 from durable_graph.core.picture import Picture, picture_of
+from durable_graph.core.position import Position
 from durable_graph.core.projection import INTERRUPT, Shaper, View, config_of, open_interrupts
 from durable_graph.core.rows import Codec as Coder
-from durable_graph.core.schema import Schema, json_schema, model_of
+from durable_graph.core.schema import Schema, is_coroutine, json_schema, model_of
 from durable_graph.errors import ArgumentError, ThreadBusyError, ThreadNotFoundError
-from durable_graph.log import Log
 from durable_graph.offload import aiterate, in_thread, thrown_in
 from durable_graph.opening import Config, Modes
 from durable_graph.recovery import Recovered, abandoned
 from durable_graph.session import Options, Parts, Session, Subgraph, given_config
 from durable_graph.store import Cache, Store
+from durable_graph.submission import Submitting
 
 log = logging.getLogger("durable_graph.threads")
 StateT = TypeVar("StateT")
 
 
-class CompiledGraph(Log, Generic[StateT]):
+class CompiledGraph(Submitting, Generic[StateT]):
     """A graph that runs, and the log of what it ran. Made by `StateGraph.compile`; safe to share between
     threads and asyncio tasks."""
 
@@ -71,6 +72,18 @@ class CompiledGraph(Log, Generic[StateT]):
     @property
     def name(self) -> str:
         return self._graph.name
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it has async functions, so that only `ainvoke` and the like can run it; also in a subgraph that is a
+        node."""
+        for node in self._graph.nodes.values():
+            if isinstance(node.call, Subgraph):
+                if node.call.graph.is_async:
+                    return True
+            elif is_coroutine(node.call) or any(is_coroutine(branch.path) for branch in node.branches):
+                return True
+        return False
 
     def with_config(self, config: Config | None = None, **settings: Any) -> CompiledGraph[StateT]:
         """The same graph with these settings under those of each call: a config, or its keys as arguments."""
@@ -564,7 +577,9 @@ class CompiledGraph(Log, Generic[StateT]):
 
     def _outcome(self, session: Session, version: str | None) -> Any:
         """What `invoke` returns: the state, with the open questions if there are any."""
-        position = session.run.position
+        return self._result_at(session.run.position, version)
+
+    def _result_at(self, position: Position, version: str | None = None) -> Any:
         asked = list(open_interrupts(position))
         view = self._view.only(self._graph.output.keys)
         values: Any = view.values(position)  # of an entrypoint it need not be a dict

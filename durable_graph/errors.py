@@ -21,7 +21,11 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── ThreadWaitingError
     │   ├── ThreadExistsError
     │   ├── ExportError (ValueError)
-    │   └── ThreadBusyError
+    │   ├── ThreadBusyError
+    │   ├── RunNotFoundError (LookupError)
+    │   ├── RunFailedError
+    │   ├── RunStoppedError
+    │   └── RunTimeoutError (TimeoutError)
     ├── ChangedGraphError                    whoever changed the code under a running thread
     │   └── MigrationError
     └── StoreError                           whoever runs the database
@@ -158,6 +162,26 @@ class ExportError(CallError, ValueError):
 class ThreadBusyError(CallError):
     """Thread {thread_id!r} is being run by {owner} since {since}. Wait until it is done (or follow it
     with graph.follow(config)), or stop that runner; a thread has one writer at a time."""
+
+
+class RunNotFoundError(CallError, LookupError):
+    """Thread {thread_id!r} has no run {run_id!r}. Give the config that `submit` returned, or leave "run_id" out for the
+    thread's newest run; what the caller's own transaction submitted is there once that is committed."""
+
+
+class RunFailedError(CallError):
+    """Node {node!r} of thread {thread_id!r} failed at step {step} with {type}: {problem}. The log has its traceback:
+    graph.timeline(config). Mend it, then go on with graph.submit(None, config) or graph.stream(None, config)."""
+
+
+class RunStoppedError(CallError):
+    """The run of thread {thread_id!r} stopped at step {step} before its end; next: {next}. Its recursion_limit was
+    reached, or whoever ran it left. Go on with graph.submit(None, config) or graph.stream(None, config)."""
+
+
+class RunTimeoutError(CallError, TimeoutError):
+    """The run of thread {thread_id!r} has not ended within {timeout} s. It goes on: ask again, follow it with
+    graph.follow(config), or look whether a worker is there."""
 
 
 # --- whoever changed the code under a running thread ------------------------------------------

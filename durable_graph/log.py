@@ -13,9 +13,10 @@ import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from durable_graph import drivers
+from durable_graph import drivers, enqueue
 from durable_graph.codec import SEALED
 from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig
@@ -30,11 +31,12 @@ from durable_graph.core.times import iso
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, adrive, drive
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
+from durable_graph.inbox import INBOX, Carrier, Job
 from durable_graph.looking import Looking
 from durable_graph.offload import aiterate, in_thread
 from durable_graph.opening import Config, Modes
 from durable_graph.prune import Pruned, prune, rule_of
-from durable_graph.store import Claim, Signal
+from durable_graph.store import Claim, Signal, Thread
 
 
 class Log(Looking):
@@ -356,17 +358,29 @@ class Log(Looking):
     def signal(self, config: Config, name: str, value: Any = None) -> None:
         """Send a signal to a thread, for `runtime.wait_for(name)`. Kept until a task takes it; durable when it returns.
 
-        It wakes nobody by itself: continue the thread with stream(None, config) if no run is under way.
+        A worker wakes up a thread whose run was submitted. Any other wakes nobody by itself: continue it with
+        stream(None, config) if no run is under way.
         Raises ThreadNotFoundError; UnstorableValueError; TooLargeError.
         """
         store, thread_id = self._stored(), str(self._named(config).thread_id)
-        self._existing(store, thread_id)
+        thread = store.thread(thread_id)
+        if thread is None:
+            raise ThreadNotFoundError(thread_id=thread_id, store=store.name)
         if not isinstance(name, str):
             raise ArgumentError(argument="name", problem=f"{name!r} is no name of a signal", fix="Give a text.")
+        if name == INBOX:
+            raise ArgumentError(argument="name", problem=f"{name!r} is the library's own", fix="Choose another.")
         sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
         data = self._codec.write(value, "signal", thread_id, sent, name)
         self._codec.check_size(len(data), value, f"The signal {name!r} of thread {thread_id!r}", thread_id=thread_id)
-        store.send(Signal(thread_id, sent, name, data))
+        Carrier(store, self._waking(thread), None).send(Signal(thread_id, sent, name, data))
+
+    def _waking(self, thread: Thread) -> Job | None:
+        """What tells workers of a signal."""
+        if thread.queue is None or not getattr(self._store, "takes_jobs", False):
+            return None
+        queue = enqueue.full_queue(thread.graph, thread.queue)
+        return partial(enqueue.wake, thread_id=thread.thread_id, queue=queue)
 
     async def asignal(self, config: Config, name: str, value: Any = None) -> None:
         """`signal` for asyncio."""

@@ -27,12 +27,12 @@ def abandoned(store: Store, graph: str) -> Iterator[Thread]:
     while True:
         page = store.oldest(graph, "running", after=after, limit=PAGE)
         now = iso(drivers.clock())
-        yield from (thread for thread in page if _is_abandoned(thread, now))
+        yield from (thread for thread in page if is_abandoned(thread, now))
         if len(page) < PAGE:
             return
         after = page[-1].updated_at, page[-1].thread_id
 
 
-def _is_abandoned(thread: Thread, now: str) -> bool:
+def is_abandoned(thread: Thread, now: str) -> bool:
     owner = thread.lease_owner
     return not owner or (thread.lease_expires_at or "") <= now or not leases.alive(owner)

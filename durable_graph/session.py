@@ -89,9 +89,12 @@ class Session:
         shaper: Shaper,
         show: Show | None = None,
         options: Options | None = None,
+        facts: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
+        """facts: of the `Call`, which the caller knows better."""
         options = _checked(options or {})
+        self._facts = facts or {}
         keys = options.get("output_keys")
         if keys is not None:
             parts = replace(parts, view=parts.view.only(keys))
@@ -223,6 +226,7 @@ class Session:
             lease_seconds=leases.SECONDS,
             **self._settings,
         )
+        call = replace(call, **self._facts)
         if caller is not None:
             call = _below(call, caller, self._place)
         elif given.ns and call.updates:
@@ -233,7 +237,7 @@ class Session:
     def _keep(self, owner: str) -> None:
         """Its lease, if it will have one, lasts until the owner lets go."""
         store, call = self._parts.store, self.run.call
-        if store is not None and not call.updates:
+        if store is not None and not call.updates and not call.only_accepts:
             beat.keep(owner, store, call.thread_id)
 
     @property

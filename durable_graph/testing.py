@@ -39,13 +39,11 @@ from durable_graph.core.effects import Job
 from durable_graph.core.history import load
 from durable_graph.core.model import Command, Graph, Interrupt, Wait
 from durable_graph.core.position import Position
-from durable_graph.core.schema import is_coroutine
 from durable_graph.core.task import Steps
 from durable_graph.core.times import seconds
 from durable_graph.errors import ArgumentError, CallError
 from durable_graph.graph import StateGraph
 from durable_graph.opening import open_store
-from durable_graph.session import Subgraph
 from durable_graph.store import Row, Store, Transaction
 from durable_graph.store.memory import InMemoryCache, MemoryStore
 
@@ -561,7 +559,7 @@ def check_crashes(graph: StateGraph[Any] | CompiledGraph[Any], input: Any, **opt
     Raises what the graph raises undisturbed; ArgumentError; CallError if two undisturbed runs do not end alike.
     """
     check = _checked(graph, input, options)
-    return asyncio.run(_adriven(check)) if _is_async(check.graph) else _driven(check)
+    return asyncio.run(_adriven(check)) if check.graph.is_async else _driven(check)
 
 
 async def acheck_crashes(
@@ -585,16 +583,6 @@ def _checked(graph: Any, input: Any, options: Options) -> _Check:
     given["configurable"] = {**given.get("configurable", {}), "thread_id": THREAD}
     more: dict[str, Any] = {**options, "config": given}
     return _Check(compiled, input, **more)
-
-
-def _is_async(graph: CompiledGraph[Any]) -> bool:
-    for node in graph._graph.nodes.values():
-        if isinstance(node.call, Subgraph):
-            if _is_async(node.call.graph):
-                return True
-        elif is_coroutine(node.call) or any(is_coroutine(branch.path) for branch in node.branches):
-            return True
-    return False
 
 
 def _driven(check: _Check) -> CrashReport:

@@ -22,7 +22,7 @@ FLOORS = (  # lowest first
     {"core", "errors", "offload", "store.engines", "store.texts", "store.version"}
     | {"codec.plain", "core.edge", "core.layout", "core.paper"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.cursor", "core.difference", "core.png"}
-    | {"codec.labels"}
+    | {"codec.labels", "enqueue"}
     | {"core.times", "crew", "langchain", "leases", "limits", "store.address", "store.line", "store.wire"},
     {"codec.kind", "core.tokens"},
     {"codec.enums", "codec.sealed", "codec.shapes", "codec.unregistered", "core.schema"},
@@ -39,7 +39,7 @@ FLOORS = (  # lowest first
     | {"store.postgres", "store.sqlite"},
     {"core.changes", "core.planner", "store.databases"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
-    {"core.task", "core.timeline", "core.rows", "store.memory", "store.migrate", "store.sql"},
+    {"core.task", "core.timeline", "core.rows", "inbox", "store.memory", "store.migrate", "store.sql"},
     {"core.gantt", "core.jobs", "core.stats", "transactions"},
     {"core.entry"},
     {"core.run"},
@@ -50,9 +50,13 @@ FLOORS = (  # lowest first
     {"states"},
     {"looking"},
     {"log"},
-    {"compiled", "doctor", "meters"},
-    {"functional", "graph", "tracing"},
-    {"testing"},
+    {"doctor", "meters", "submission"},
+    {"compiled"},
+    {"functional", "graph", "tracing", "workers.plan"},
+    {"testing", "workers.turn"},
+    {"workers.staff"},
+    {"workers.postgres", "workers.sqlite"},
+    {"workers"},
     {WINDOW},
     {"server.plain", "server.inspector.values", "server.inspector.what_ran"},
     {"server.inspector.told"},
@@ -75,7 +79,7 @@ FLOORS = (  # lowest first
     {"cli.options", "cli.target"},
     {"cli.runner"},
     {"cli.changing", "cli.drawing", "cli.keeping", "cli.reading", "cli.running", "cli.setup", "cli.watching"}
-    | {"cli.serving"},
+    | {"cli.serving", "cli.working"},
     {"cli"},
 )
 
@@ -88,37 +92,42 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "compiled", "drivers", "offload", "session", "testing"}
+    "asyncio": {"cli.runner", "cli.working", "compiled", "drivers", "offload", "session", "submission", "testing"}
+    | {"workers", "workers.postgres", "workers.sqlite", "workers.staff"}
     | {"server.endpoints", "server.house", "server.hub", "server.inspector.live", "server.running", "server.runs"},
     "click": {"cli", "cli.changing", "cli.drawing", "cli.ending", "cli.keeping", "cli.options", "cli.reading"}
-    | {"cli.runner", "cli.running", "cli.serving", "cli.setup", "cli.show", "cli.target", "cli.watching"},
+    | {"cli.runner", "cli.running", "cli.serving", "cli.setup", "cli.show", "cli.target", "cli.watching"}
+    | {"cli.working"},
     "cryptography": {"encryption"},
     "langchain_core": {"langchain"},
     "opentelemetry": {"meters", "spans", "tracing"},
     "orjson": {"core.chain", "core.export", "encryption"}
     | {"codec", "codec.locating", "codec.reading", "codec.writing"}
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
-    "psycopg": {"store.postgres", "store.wire"},
+    "procrastinate": {"enqueue", "workers.postgres"},
+    "psycopg": {"enqueue", "store.postgres", "store.wire"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "resvg_py": {"core.png"},
     "rich": {"cli.show"},
     "starlette": {"server", "server.app", "server.endpoints", "server.guard", "server.problems"}
     | {"server.inspector", "server.inspector.live", "server.inspector.reading", "server.running", "server.threads"},
     "uvicorn": {"cli.serving"},
-    "sqlalchemy": {"core.runtime", "store", "store.sql"}  # for types alone
+    "sqlalchemy": {"core.runtime", "enqueue", "store", "store.sql", "submission"}  # for types alone
+    | {"inbox"}
     | {"store.address", "store.database", "store.engines", "store.migrate", "store.postgres", "store.sqlite"}
     | {"store.statements", "store.tables"},
 }
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick
 NOT_AT_START = {"alembic", "click", "cryptography", "langchain_core", "psycopg", "pydantic", "resvg_py", "rich"}
-NOT_AT_START |= {"opentelemetry", "sqlalchemy", "starlette", "uvicorn"}
+NOT_AT_START |= {"opentelemetry", "procrastinate", "sqlalchemy", "starlette", "uvicorn"}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 # The server has to know what a run emits before it is shown, and where in the log that stands.
 BACK_DOORS = {
     "cli.options": {"store.migrate"},
-    "cli.setup": {"doctor", "store.migrate"},
+    "cli.setup": {"doctor", "store.migrate", "workers"},
+    "cli.working": {"workers"},
     "server.inside": {"core.cursor", "core.effects", "core.history", "core.position", "core.projection", "core.times"}
     | {"drivers", "leases", "recovery", "session", "store"},
     "server.events": {"core.cursor"},

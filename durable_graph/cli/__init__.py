@@ -10,12 +10,12 @@ from __future__ import annotations
 import click
 
 import durable_graph
-from durable_graph.cli import changing, drawing, keeping, reading, running, serving, setup, watching
+from durable_graph.cli import changing, drawing, keeping, reading, running, serving, setup, watching, working
 from durable_graph.cli.ending import EXPLAINED, Program
 from durable_graph.cli.options import DATABASES
 
 COMMANDS = {  # in the order in which --help shows them
-    "Run": (running.run, running.resume, running.answer, running.recover, serving.serve),
+    "Run": (running.run, running.resume, running.answer, running.recover, working.worker, serving.serve),
     "Look": (
         *(reading.threads, reading.show, reading.timeline, reading.history, reading.diff, reading.stats),
         *(watching.replay, watching.follow, drawing.graph),

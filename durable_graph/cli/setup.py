@@ -69,11 +69,13 @@ def db() -> None:
 
 
 @db.command()
+@click.option("--workers", is_flag=True, help="Postgres: also make procrastinate's tables, which workers need.")
 @options("url")
-def upgrade(url: str | None) -> None:
+def upgrade(url: str | None, workers: bool) -> None:
     """Bring the database to the schema that this version needs.
 
-    A new SQLite file gets it by itself.
+    A new SQLite file gets it by itself. The tables of procrastinate are only made: to bring those to a newer version
+    see its documentation.
     """
     from durable_graph.store import migrate
 
@@ -83,6 +85,11 @@ def upgrade(url: str | None) -> None:
     after, _ = migrate.current(url)
     done = f"has schema {after} already" if before == after else f"now has schema {after}"
     click.echo(f"{as_text(shown_url(url))} {done}")
+    if workers:
+        from durable_graph.workers import make_tables
+
+        made = "now has" if make_tables(url) else "has"
+        click.echo(f"{as_text(shown_url(url))} {made} the tables of procrastinate")
 
 
 @db.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import operator
 import sys
 from pathlib import Path
@@ -16,34 +15,36 @@ from durable_graph.cli.ending import Failure, one_line
 
 def load_graph(target: str, url: str | None) -> tuple[CompiledGraph[Any], bool]:
     """The graph, compiled with the URL if it is a drawing; and whether it has async functions."""
+    module, attribute, found = _load(target)
+    if isinstance(found, StateGraph):
+        graph = found.compile(url, name=f"{module.__name__}:{attribute}")
+        return graph, graph.is_async
+    if not isinstance(found, CompiledGraph):
+        raise Failure(2, f"{target} is a {type(found).__name__} and no graph; {_graphs_of(module)}")
+    if url is not None:
+        raise Failure(2, f"{target} is compiled already, with a database of its own: leave out --url")
+    return found, found.is_async
+
+
+def load_named(target: str) -> Any:
+    """Anything in a module."""
+    return _load(target)[2]
+
+
+def _load(target: str) -> tuple[ModuleType, str, Any]:
     name, _, attribute = target.rpartition(":")
     if not name or not attribute:
         raise Failure(2, f"{target!r} names no graph: write MODULE:GRAPH, as in app:graph or folder/app.py:graph")
     module = load_module(name)
     try:
-        found = operator.attrgetter(attribute)(module)
+        return module, attribute, operator.attrgetter(attribute)(module)
     except AttributeError:
         raise Failure(2, f"{name} has no {attribute!r}; {_graphs_of(module)}") from None
-    if isinstance(found, StateGraph):
-        return found.compile(url, name=f"{module.__name__}:{attribute}"), is_async(found)
-    if not isinstance(found, CompiledGraph):
-        raise Failure(2, f"{target} is a {type(found).__name__} and no graph; {_graphs_of(module)}")
-    if url is not None:
-        raise Failure(2, f"{target} is compiled already, with a database of its own: leave out --url")
-    return found, is_async(getattr(found, "builder", None))
 
 
 def _graphs_of(module: ModuleType) -> str:
     names = [name for name, item in vars(module).items() if isinstance(item, StateGraph | CompiledGraph)]
     return f"its graphs are: {', '.join(names)}" if names else "it has no graphs"
-
-
-def is_async(drawing: StateGraph[Any] | None) -> bool:
-    if drawing is None:
-        return False
-    calls = [node.call for node in drawing.nodes.values()]
-    calls += [branch.path for branches in drawing.branches.values() for branch in branches.values()]
-    return any(inspect.iscoroutinefunction(c) or inspect.iscoroutinefunction(type(c).__call__) for c in calls)
 
 
 def load_module(name: str) -> ModuleType:

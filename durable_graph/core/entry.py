@@ -53,6 +53,7 @@ class Entry(Jobs):
 
     def __init__(self, graph: Graph, codec: Codec | None, key: bytes | None, call: Call) -> None:
         super().__init__(graph, codec, key, call)
+        self.begun = False  # its first row is committed
         self.recovered = False  # it went on, or was put right
         self.passed_over = False  # the thread had another status than the caller wants to go on from
 
@@ -140,6 +141,7 @@ class Entry(Jobs):
             yield from self._explain_fence(now)
             raise
         self.recovered = self.call.recovers
+        self.begun = True
 
     def _run_of(self, kind: str) -> dict[str, Any]:
         """What the first row keeps of the run. Who goes on with a subgraph's run from outside leaves it that of

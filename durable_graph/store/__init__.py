@@ -241,6 +241,9 @@ class Store(Cache, Protocol):
     def signals(self, thread_id: str) -> list[Signal]:
         """Those that nobody has taken yet, oldest first."""
 
+    def signalled(self, name: str, *, limit: int) -> list[str]:
+        """The ids of threads for which signals of this name are kept. Looks at all signals."""
+
     def delete(self, thread_id: str) -> bool:
         """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was
         none."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, exc, make_url
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 
 def read_url(text: str | URL) -> URL | None:
@@ -63,3 +64,10 @@ def psycopg_arguments(engine: Engine, prepare: bool) -> tuple[Sequence[Any], Map
 
 def on_commit(connection: Connection, call: Callable[[object], None]) -> None:
     event.listen(connection, "commit", call)
+
+
+def driver_arguments(url: URL) -> dict[str, Any]:
+    """What psycopg connects with."""
+    dialect: Any = PGDialect_psycopg
+    _, options = dialect().create_connect_args(url.difference_update_query(["pool_size", "prepare"]))
+    return {**options, **_options(url, url.query.get("prepare") != "off")}

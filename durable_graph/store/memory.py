@@ -187,6 +187,12 @@ class MemoryStore:
         with self._lock:
             return sorted(self._signals.get(thread_id, {}).values())
 
+    def signalled(self, name: str, *, limit: int) -> list[str]:
+        check_text("name", name)
+        with self._lock:
+            found = {key for key, sent in self._signals.items() if any(one.name == name for one in sent.values())}
+        return sorted(found)[: max(limit, 0)]
+
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
         with self._lock:

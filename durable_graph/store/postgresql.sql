@@ -405,6 +405,12 @@ SELECT signals.thread_id, signals.id, signals.name, signals.value
 FROM signals
 WHERE signals.thread_id = :thread_id::VARCHAR ORDER BY signals.id;
 
+-- name: signalled
+SELECT DISTINCT signals.thread_id
+FROM signals
+WHERE signals.name = :name::VARCHAR ORDER BY signals.thread_id
+ LIMIT :count::BIGINT;
+
 -- name: take_signal
 DELETE FROM signals WHERE signals.thread_id = :thread_id::VARCHAR AND signals.id = :id::VARCHAR;
 

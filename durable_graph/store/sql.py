@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError, ThreadExistsError
 from durable_graph.store import (
@@ -43,7 +43,7 @@ from durable_graph.store.databases import database_at
 from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Connection
 
 BATCH_ROWS = 500
 TABLES = ("threads", "checkpoints", "snapshots", "stubs", "signals")
@@ -57,6 +57,9 @@ BODY = Row._fields.index("body")
 LAST = -1  # where `bodies` has it
 
 Result = TypeVar("Result")
+Perform: TypeAlias = Callable[
+    [Callable[["Connection"], None]], None
+]  # does something with a connection of the caller's
 
 pause: Callable[[float], None] = time.sleep  # a test may set it
 
@@ -69,6 +72,7 @@ class SqlStore:
         self.name = display(self._url)
         backend = backend_of(self._url)
         self.exclusive = backend == "sqlite"
+        self.takes_jobs = backend == "postgresql"
         self._sql = Statements(backend)
         self._database: Database | None = None
         self._opening = threading.RLock()
@@ -148,18 +152,21 @@ class SqlStore:
             connection.execute(*self._sql.renew(leases, expires_at))
 
     def send(self, signal: Signal) -> None:
-        check_id(signal.thread_id)
-        check_text("name", signal.name)
-        self._run(self._send, signal)
+        self._run(self._send, signal.thread_id, self.sending(signal))
 
-    def _send(self, database: Database, signal: Signal) -> None:
-        database.commit(signal.thread_id, [self._sql.send.bind(**signal._asdict())])  # refused: it is there already
+    def _send(self, database: Database, thread_id: str, statement: Bound) -> None:
+        database.commit(thread_id, [statement])  # refused: it is there already
 
     def signals(self, thread_id: str) -> list[Signal]:
         check_id(thread_id)
         return [
             Signal._make(found) for found in self._run(Database.fetch, *self._sql.signals.bind(thread_id=thread_id))
         ]
+
+    def signalled(self, name: str, *, limit: int) -> list[str]:
+        check_text("name", name)
+        found = self._run(Database.fetch, *self._sql.signalled.bind(name=name, count=_count(limit)))
+        return [thread_id for (thread_id,) in found]
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)
@@ -216,8 +223,27 @@ class SqlStore:
             "Look whether it is there; if not, import it again.",
         )
 
+    def check(self) -> None:
+        """Fail now if the database cannot be used."""
+        self._run(lambda database: None)
+
     def transaction(self) -> SqlTransaction:
         return self._run(lambda database: SqlTransaction(self, database))
+
+    def within(self, perform: Perform) -> Joined:
+        return Joined(self, perform)
+
+    def driver_arguments(self) -> dict[str, Any]:
+        """What psycopg connects with, for others that use this Postgres."""
+        from durable_graph.store.engines import driver_arguments  # late: it imports SQLAlchemy
+
+        return driver_arguments(cast("URL", self._url))
+
+    def sending(self, signal: Signal) -> Bound:
+        """What keeps a signal."""
+        check_id(signal.thread_id)
+        check_text("name", signal.name)
+        return self._sql.send.bind(**signal._asdict())
 
     def has(self, row: Row) -> bool:
         """Whether exactly this row is stored."""
@@ -574,14 +600,19 @@ class SqlTransaction:
     ) -> None:
         for row in rows:
             check_row(row)
-        planned = list(self._store.plan(rows, claim, snapshot, taken))
+        self._end(list(self._store.plan(rows, claim, snapshot, taken)), rows[-1])
+
+    def send(self, signal: Signal) -> None:
+        self._end([(self._store.sending(signal), None)], None)
+
+    def _end(self, planned: Sequence[tuple[Bound, Row | None]], last: Row | None) -> None:
         try:
             self._check_whole()
             self._commit(planned)
         except (CallError, StoreError):
             raise
         except Exception as error:
-            if not self._arrived(rows[-1]):
+            if last is None or not self._arrived(last):
                 self._database.raise_ours(error)
         finally:
             self.rollback()
@@ -593,9 +624,9 @@ class SqlTransaction:
                 fix="Leave commit, rollback and close to the run. begin_nested() gives a savepoint.",
             )
 
-    def _commit(self, planned: Sequence[tuple[Bound, Row]]) -> None:
+    def _commit(self, planned: Sequence[tuple[Bound, Row | None]]) -> None:
         for statement, row in planned:
-            if self._driver.execute(*statement).rowcount != 1:
+            if self._driver.execute(*statement).rowcount != 1 and row is not None:
                 raise _fenced(row)
         self._committing = True
         self._transaction.commit()
@@ -616,6 +647,41 @@ class SqlTransaction:
             self._driver.rollback()  # also after a commit that was refused, which SQLAlchemy leaves open
         with suppress(Exception):
             self.connection.close()
+
+
+class Joined:
+    """A transaction of the caller's, which is the one who commits it. See `store.Joined`."""
+
+    def __init__(self, store: SqlStore, perform: Perform) -> None:
+        self._store = store
+        self._perform = perform
+
+    def append(
+        self,
+        rows: Sequence[Row],
+        *,
+        claim: Claim | None = None,
+        snapshot: bytes | None = None,
+        taken: Sequence[str] = (),
+    ) -> None:
+        for row in rows:
+            check_row(row)
+        planned = list(self._store.plan(rows, claim, snapshot, taken))
+        self._perform(lambda connection: _execute(connection, planned))
+
+    def send(self, signal: Signal) -> None:
+        statement = self._store.sending(signal)
+        self._perform(lambda connection: _execute(connection, [(statement, None)]))
+
+    def perform(self, work: Callable[[Connection], None]) -> None:
+        self._perform(work)
+
+
+def _execute(connection: Connection, planned: Sequence[tuple[Bound, Row | None]]) -> None:
+    """The claim is the first, and what follows goes well if that does: so nothing is half done when it is refused."""
+    for (sql, values), row in planned:
+        if connection.exec_driver_sql(sql, tuple(values)).rowcount != 1 and row is not None:
+            raise _fenced(row)
 
 
 def _vacuum(database: Database) -> tuple[int, int]:

@@ -396,6 +396,12 @@ SELECT signals.thread_id, signals.id, signals.name, signals.value
 FROM signals
 WHERE signals.thread_id = :thread_id ORDER BY signals.id;
 
+-- name: signalled
+SELECT DISTINCT signals.thread_id
+FROM signals
+WHERE signals.name = :name ORDER BY signals.thread_id
+ LIMIT :count OFFSET 0;
+
 -- name: take_signal
 DELETE FROM signals WHERE signals.thread_id = :thread_id AND signals.id = :id;
 

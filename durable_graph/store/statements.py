@@ -298,6 +298,10 @@ class Statements:
     def signals(self) -> ClauseElement:
         return select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id)
 
+    def signalled(self) -> ClauseElement:
+        page = select(signals.c.thread_id).where(_is(signals.c.name)).distinct().order_by(signals.c.thread_id)
+        return page.limit(_number("count"))
+
     def take_signal(self) -> ClauseElement:
         return delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id))
 

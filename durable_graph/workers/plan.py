@@ -1,0 +1,64 @@
+"""What a worker has been told: whose runs, from which queues, how many at a time; and that it has to stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from durable_graph.compiled import CompiledGraph
+
+
+class Stopping:
+    """Set by anybody, from any thread or signal handler: no new run begins, those under way end after their step."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._calls: list[Callable[[], object]] = []
+
+    def set(self) -> None:
+        self._event.set()
+        for call in list(self._calls):
+            call()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    def tell(self, call: Callable[[], object]) -> None:
+        """Have this called when it is set; at once, if it is."""
+        self._calls.append(call)
+        if self.is_set():
+            call()
+
+
+class Turn(NamedTuple):
+    """What came of going on with a thread."""
+
+    status: str  # of the thread now; "" if there is none
+    again: datetime | None  # when to come back, in the year 9999 to one that waits for a signal alone; None: it is done
+    unable: bool  # it cannot go on, for a reason that has been logged
+
+
+Tell = Callable[[str, str, Turn], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """One queue of one graph."""
+
+    graph: CompiledGraph[Any]
+    name: str
+    limit: int  # runs of it at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    queues: Sequence[Queue]
+    context: Any
+    wait: bool
+    poll: float  # seconds
+    heartbeat: float  # seconds
+    stopping: Stopping
+    tell: Tell

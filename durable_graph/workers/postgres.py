@@ -1,0 +1,181 @@
+"""Which thread is next, on Postgres: procrastinate's jobs say it.
+
+The rule: a job is done when its thread has nothing left to be done; until then the same job comes back, at once, at the
+thread's time, or when the lease of whoever has it is over. So no thread is without a job while it needs one. Whoever
+dies leaves its job marked as being done: the others look for such jobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from durable_graph import leases
+from durable_graph.enqueue import TASK, full_queue, missing
+from durable_graph.errors import StoreUnavailableError
+from durable_graph.offload import in_thread
+from durable_graph.store import Store
+from durable_graph.store.sql import SqlStore
+from durable_graph.workers.plan import Plan, Queue
+from durable_graph.workers.staff import Staff
+
+try:
+    import procrastinate
+    from procrastinate import RetryDecision
+    from procrastinate.exceptions import ConnectorException, ProcrastinateException
+    from procrastinate.jobs import DeleteJobCondition, Job, Status
+    from procrastinate.retry import BaseRetryStrategy
+except ImportError as error:
+    raise missing(error) from error
+
+SILENT = 4  # heartbeats that a worker may miss
+CONNECTIONS = 4  # at most, for the jobs of a process; and one for each queue, to be told of new ones
+PAUSE = 5.0  # seconds before a database is asked again that could not be used
+
+log = logging.getLogger("durable_graph.workers")
+
+
+class ComeBack(Exception):
+    """Raised by a job that is to be done again."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(f"the thread is gone on with at {at.isoformat()}")
+        self.at = at
+
+
+class _Again(BaseRetryStrategy):
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision:
+        at = exception.at if isinstance(exception, ComeBack) else datetime.now(UTC) + timedelta(seconds=PAUSE)
+        return RetryDecision(retry_at=at)
+
+
+async def work(plan: Plan) -> None:
+    store = plan.queues[0].graph._stored()
+    assert isinstance(store, SqlStore)
+    await in_thread(store.check)
+    staff = Staff(plan)
+    try:
+        async with _app(plan, store, staff).open_async() as app:
+            await _all([_serve(app, plan, queue) for queue in plan.queues], [_rescue(app, plan, store)])
+    finally:
+        staff.close()
+
+
+def _app(plan: Plan, store: SqlStore, staff: Staff) -> procrastinate.App:
+    arguments = store.driver_arguments()
+    app = procrastinate.App(
+        connector=procrastinate.PsycopgConnector(kwargs=arguments, min_size=1, max_size=CONNECTIONS)
+    )
+    queues = {full_queue(queue.graph.name, queue.name): queue for queue in plan.queues}
+
+    async def run(context: procrastinate.JobContext, thread_id: str) -> None:
+        assert context.job.queue is not None
+        turn = await staff.take_turn(queues[context.job.queue], thread_id)
+        if turn.again is not None:
+            raise ComeBack(turn.again)
+
+    app.task(name=TASK, pass_context=True, retry=_Again())(run)
+    return app
+
+
+async def _all(servers: Sequence[Any], helpers: Sequence[Any]) -> None:
+    """Until all servers are done, or one has failed."""
+    helping = [asyncio.create_task(each) for each in helpers]
+    try:
+        async with asyncio.TaskGroup() as group:
+            for each in servers:
+                group.create_task(each)
+    finally:
+        for task in helping:
+            task.cancel()
+        await asyncio.gather(*helping, return_exceptions=True)
+
+
+async def _serve(app: procrastinate.App, plan: Plan, queue: Queue) -> None:
+    """Take jobs of one queue until all is to stop. procrastinate's worker ends when it loses the database."""
+    loop = asyncio.get_running_loop()
+    while not plan.stopping.is_set():
+        task = asyncio.create_task(_take_jobs(app, plan, queue))
+        plan.stopping.tell(partial(loop.call_soon_threadsafe, task.cancel))
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not plan.stopping.is_set():
+                raise
+        except ProcrastinateException as error:
+            log.warning("queue %r of graph %r: %s", queue.name, queue.graph.name, error.__cause__ or error)
+        else:
+            if not plan.wait:
+                return
+        if not plan.stopping.is_set():
+            await asyncio.sleep(PAUSE)
+
+
+async def _take_jobs(app: procrastinate.App, plan: Plan, queue: Queue) -> None:
+    await app.run_worker_async(
+        queues=[full_queue(queue.graph.name, queue.name)],
+        name=queue.graph.name,
+        concurrency=queue.limit,
+        wait=plan.wait,
+        fetch_job_polling_interval=plan.poll,
+        delete_jobs=DeleteJobCondition.SUCCESSFUL,
+        install_signal_handlers=False,
+        update_heartbeat_interval=plan.heartbeat,
+        stalled_worker_timeout=SILENT * plan.heartbeat,
+    )
+
+
+# --- jobs of workers that have died ---------------------------------------------------------------
+
+
+async def _rescue(app: procrastinate.App, plan: Plan, store: Store) -> None:
+    while True:
+        for queue in plan.queues:
+            try:
+                await _rescue_from(app, plan, store, full_queue(queue.graph.name, queue.name))
+            except (ProcrastinateException, StoreUnavailableError) as error:
+                log.warning("no look for workers that have died: %s", error)
+        await asyncio.sleep(plan.heartbeat)
+
+
+async def _rescue_from(app: procrastinate.App, plan: Plan, store: Store, queue: str) -> None:
+    manager = app.job_manager
+    silent = SILENT * plan.heartbeat
+    left = {job.id: job for job in await manager.get_stalled_jobs(queue=queue, seconds_since_heartbeat=silent)}
+    under_way = [
+        job for job in await manager.list_jobs_async(queue=queue, status=Status.DOING.value) if job.id not in left
+    ]
+    dead = await in_thread(lambda: [job for job in under_way if _has_died(store, job)])
+    for job in (*left.values(), *dead):
+        log.warning("the worker of thread %r has died: it goes back into its queue", job.lock)
+        with suppress(ConnectorException):  # another worker was faster
+            await manager.retry_job(job)
+
+
+def _has_died(store: Store, job: Job) -> bool:
+    """Whether whoever did this job was a process of this host. Only that one can be known to be gone."""
+    thread = store.thread(job.lock or "")
+    owner = thread.lease_owner if thread is not None else None
+    return owner is not None and not leases.alive(owner)
+
+
+# --- the tables -----------------------------------------------------------------------------------
+
+
+def create_tables(store: SqlStore) -> bool:
+    """Make procrastinate's tables. False if they are there."""
+    return asyncio.run(_create_tables(store))
+
+
+async def _create_tables(store: SqlStore) -> bool:
+    connector = procrastinate.PsycopgConnector(kwargs=store.driver_arguments(), min_size=1, max_size=1)
+    async with procrastinate.App(connector=connector).open_async() as app:
+        if await app.check_connection_async():
+            return False
+        await app.schema_manager.apply_schema_async()
+        return True

@@ -1,0 +1,30 @@
+"""Who takes turns: threads for graphs of plain functions, the event loop for those with async nodes."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from durable_graph.offload import settled
+from durable_graph.workers.plan import Plan, Queue, Turn
+from durable_graph.workers.turn import atake_turn, take_turn
+
+
+class Staff:
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._pool = ThreadPoolExecutor(sum(queue.limit for queue in plan.queues), "durable_graph_worker")
+
+    async def take_turn(self, queue: Queue, thread_id: str) -> Turn:
+        """See `turn.take_turn`. Who is cancelled meanwhile learns of it when the turn has ended."""
+        given = (queue.graph, thread_id, self._plan.context, self._plan.stopping.is_set)
+        if queue.graph.is_async:
+            turn = await atake_turn(*given)
+        else:
+            turn = await settled(asyncio.get_running_loop().run_in_executor(self._pool, partial(take_turn, *given)))
+        self._plan.tell(queue.graph.name, thread_id, turn)
+        return turn
+
+    def close(self) -> None:
+        self._pool.shutdown()
