@@ -62,6 +62,7 @@ T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
 CALLS = 10_000  # threads at most for @tasks that nodes have called; they are made as needed
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
+SHORTEST_LOOK, LONGEST_LOOK = 0.0001, 0.01  # seconds between two looks at whether the threads of a run have ended
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep  # and these two wait
@@ -289,11 +290,13 @@ class _Threads:
             crews = [crew for crew in (self._crew, self._callees) if crew is not None]
         for crew in crews:
             crew.dismiss()
+        pause = SHORTEST_LOOK  # threads that wait for work end within it, others when their nodes do
         while not all(crew.gone for crew in crews):
             for reply in list(self._replies):
                 reply.cancel()  # let go of nodes that wait for a call
             with contextlib.suppress(queue.Empty):  # and of those who wait for a place
-                self._take(timeout=0.01)
+                self._take(timeout=pause)
+            pause = min(2 * pause, LONGEST_LOOK)
         self._transactions.close()
 
 
