@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import pytest
 from click.testing import CliRunner
 
 from durable_graph.cli import main
+from durable_graph.cli.ending import Failure
+from durable_graph.cli.serving import listen
 from tests.serving import PATIENCE
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +77,16 @@ def test_elsewhere_than_here_it_makes_up_a_token(folder: Path) -> None:
         assert httpx.get(f"{url}/info").status_code == 401
         about = httpx.get(f"{url}/info", headers={"authorization": f"Bearer {token}"})
         assert about.json()["graphs"] == ["quick"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_no_part_of_an_answer_waits_until_the_part_before_it_is_acknowledged(host: str) -> None:
+    try:
+        listening = listen(host, 0)
+    except Failure:
+        pytest.skip(f"this machine has no {host}")
+    with listening, socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_node_that_never_ends_does_not_keep_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
