@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +15,25 @@ import uvicorn
 from langgraph_sdk import get_client, get_sync_client
 
 from durable_graph import CompiledGraph
+from durable_graph.cli.serving import listen
 from durable_graph.server import create_app
 from durable_graph.server.house import House, ServerLimits
 
 PATIENCE = 30.0
 LIMITS = ServerLimits(poll=0.02, heartbeat=5.0, grace=5.0)
+
+
+class _Hasty:
+    """asyncio for uvicorn, which sleeps a tenth of a second now and again, above all before it ends."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds / 20)
+
+
+uvicorn.server.asyncio = _Hasty()  # type: ignore[attr-defined]
 
 
 class Event(NamedTuple):
@@ -57,7 +70,7 @@ def listening(app: Any, close: Callable[[], None] | None = None) -> Iterator[str
             await super().shutdown(sockets)
 
     config = uvicorn.Config(app, log_level="critical", lifespan="on", timeout_graceful_shutdown=10)
-    server, sock = Server(config), socket.create_server(("127.0.0.1", 0))
+    server, sock = Server(config), listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, name="server of a test")
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     thread.start()
