@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -130,6 +131,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """Each database, ready to use."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
+
+
+def by_turns(*cases: Any) -> Any:
+    """For tests that start processes, to parametrize (`database_url` and a name, indirect=["database_url"]): all the
+    cases on both databases. Quick are the first on SQLite, the second on Postgres and so on; the others are slow."""
+    return [
+        pytest.param(database, case, marks=[pytest.mark.slow] if (place + number) % 2 else [])
+        for number, database in enumerate(("sqlite", "postgres"))
+        for place, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

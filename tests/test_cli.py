@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 import pytest
 from click.testing import CliRunner, Result
+from conftest import by_turns
 from sqlalchemy import create_engine, text
 
 from durable_graph import END, START, Log, StateGraph
@@ -260,7 +261,9 @@ def test_a_busy_thread(cli: Cli, database_url: str) -> None:
 # --- recover ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["app:endless", "app:async_endless"])
+@pytest.mark.parametrize(
+    ("database_url", "target"), by_turns("app:endless", "app:async_endless"), indirect=["database_url"]
+)
 def test_recover_goes_on_with_what_a_killed_process_left(
     cli: Cli, folder: Path, database_url: str, target: str
 ) -> None:
@@ -585,11 +588,9 @@ def check_endless(url: str, thread: str) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("graph", ["endless", "async_endless"])
-def test_a_stopped_run_goes_on(
-    cli: Cli, folder: Path, database_url: str, graph: str, number: signal.Signals, code: int
-) -> None:
+@pytest.mark.parametrize(("database_url", "number"), by_turns(signal.SIGINT, signal.SIGTERM), indirect=["database_url"])
+def test_a_stopped_run_goes_on(cli: Cli, folder: Path, database_url: str, graph: str, number: signal.Signals) -> None:
     options = ("--thread", "t", "--url", database_url)
     process = start(folder, "run", f"app:{graph}", *options, "--input", '{"log": []}')
     assert process.stdout is not None
@@ -597,7 +598,7 @@ def test_a_stopped_run_goes_on(
         [f"{n + 1}", "step", f"log=[{n}]"] for n in range(3)
     ]
     process.send_signal(number)
-    _, errors = finish(process, code)
+    _, errors = finish(process, 128 + number)
     assert errors.startswith(f"stopped; go on with: durable-graph resume app:{graph} --thread t --url ")
     assert errors.count("\n") == 1
     assert cli("threads", "--url", database_url).stdout.startswith("pending")
@@ -625,7 +626,7 @@ SLOW = """def step(state):
 """
 
 
-@pytest.mark.parametrize("graph", ["endless", "async_endless"])
+@pytest.mark.parametrize(("database_url", "graph"), by_turns("endless", "async_endless"), indirect=["database_url"])
 def test_sigterm_leaves_the_step_at_hand_its_time(folder: Path, database_url: str, graph: str) -> None:
     """It is committed and shown, and no other one begins."""
     (folder / "slow.py").write_text(APP.replace("def step(state):\n", SLOW))

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from conftest import by_turns
 from sqlalchemy import make_url
 
 from durable_graph import Interrupt, Log, Wait, doctor
@@ -81,6 +82,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (folder / "shop.py").write_text(APP, encoding="utf-8")
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(doctor, "_file_system", lambda folder: "ext4")  # that of tests may be in memory
     for name in ("DURABLE_GRAPH_URL", "DURABLE_GRAPH_KEY", "DURABLE_GRAPH_ENCRYPTION_KEY"):
         monkeypatch.delenv(name, raising=False)
     yield folder
@@ -451,7 +453,7 @@ def test_a_person_is_asked(cli: Cli, folder: Path, sqlite_url: str) -> None:
 # --- recover's grace ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("graph", ["endless", "async_endless"])
+@pytest.mark.parametrize(("database_url", "graph"), by_turns("endless", "async_endless"), indirect=["database_url"])
 def test_recover_leaves_the_step_at_hand_its_time(cli: Cli, folder: Path, database_url: str, graph: str) -> None:
     """It is committed, no other one begins, and the next call finds the thread again."""
     (folder / "slow.py").write_text(OTHER_APP.replace("def step(state):\n", SLOW))
@@ -642,6 +644,7 @@ def completed(folder: Path, url: str, *words: str) -> list[str]:
     return [line.partition(",")[2] for line in done.stdout.split()]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True)
 def test_commands_and_threads_are_completed(folder: Path, url: str) -> None:
     assert completed(folder, url, "th") == ["threads"]
     assert completed(folder, url, "show", "f") == ["fails"]

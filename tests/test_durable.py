@@ -151,7 +151,7 @@ with builder.compile(url) as compiled:
 """
 
 
-@pytest.mark.parametrize("rounds", [6, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("rounds", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_kill_9_at_random_moments(database_url: str, witness: Witness, tmp_path: Path, rounds: int) -> None:
     """Each round kills at least one process on its way, and goes on in new ones to the end."""
     with graph().compile(database_url) as compiled:

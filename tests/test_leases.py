@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from conftest import Script, finished
+from conftest import Script, by_turns, finished
 
 from durable_graph import (
     START,
@@ -306,7 +306,7 @@ runner.__exit__()
 
 
 @pytest.mark.parametrize("does", ["next", "close", "exit"])
-@pytest.mark.parametrize("beside", ["", "beside"])
+@pytest.mark.parametrize(("database_url", "beside"), by_turns("", "beside"), indirect=["database_url"])
 def test_a_child_has_no_part_in_its_parents_run(database_url: str, script: Script, does: str, beside: str) -> None:
     """It neither goes on with it nor gives its lease back, whatever it does with the iterator."""
     assert finished(script(FORKED, database_url, beside, does)) == ""
@@ -998,7 +998,7 @@ def check_whole(url: str, journal: Path, number: int, most: int) -> None:
     assert max(ran.values()) <= most, ran.most_common(3)
 
 
-@pytest.mark.parametrize("way", ["sync", "async"])
+@pytest.mark.parametrize(("database_url", "way"), by_turns("sync", "async"), indirect=["database_url"])
 def test_four_processes_recover_twenty_threads(database_url: str, script: Script, tmp_path: Path, way: str) -> None:
     journal = tmp_path / "journal"
     left_behind(script, database_url, journal, 20)

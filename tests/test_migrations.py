@@ -226,6 +226,7 @@ def test_who_comes_second_waits(empty_url: str, script: Script) -> None:
             second = script(code, empty_url)
             waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = %s"
             while watcher.execute(waits, [make_url(empty_url).query["application_name"]]).fetchone() == (0,):
+                assert second.poll() is None, second.communicate()
                 time.sleep(0.01)
         assert second.poll() is None
         first.execute("COMMIT")

@@ -846,7 +846,7 @@ def test_any_history_of_any_graph_ends_in_the_models_state(
     on_memory(drawing, acts, again, way, often)
 
 
-@settings(quick, max_examples=15)
+@settings(quick, max_examples=8)
 @given(drawings(), st.lists(gentle_acts, max_size=4), st.lists(gentle_acts, max_size=1), ways)
 def test_replay_tells_what_unbroken_streams_told(drawing: Drawing, acts: list[Act], again: list[Act], way: str) -> None:
     on_memory(drawing, acts, again, way, often=False)

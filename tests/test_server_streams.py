@@ -22,6 +22,7 @@ from typing import Annotated, Any, TypedDict
 
 import httpx
 import pytest
+from conftest import by_turns
 
 from durable_graph import START, CompiledGraph, Runtime, StateGraph
 from durable_graph.server.hub import Topic
@@ -170,8 +171,9 @@ def begun(client: httpx.Client, modes: list[str], thread_id: str = "t") -> str:
 # --- one client ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("modes", MODES.values(), ids=MODES.keys())
-def test_cut_off_a_hundred_times(graph: CompiledGraph[Any], pace: Pace, modes: list[str]) -> None:
+@pytest.mark.parametrize(("database_url", "kinds"), by_turns(*MODES), indirect=["database_url"])
+def test_cut_off_a_hundred_times(graph: CompiledGraph[Any], pace: Pace, kinds: str) -> None:
+    modes = MODES[kinds]
     with serving({"counts": graph}) as address, address.client() as client:
         pace.rounds, most = 1, {1: 1, 2: 2, 8: 24}[len(modes)]
 
