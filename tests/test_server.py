@@ -145,6 +145,21 @@ def test_every_endpoint_answers_as_its_document_says(small: CompiledGraph[Any]) 
                         client.post("/threads", json={"thread_id": "t"})
 
 
+def test_a_checkpoint_is_named_by_a_number_or_its_text_wherever_one_is_given(small: CompiledGraph[Any]) -> None:
+    """Also by that of the first step, which is 0."""
+    with serving({"g": small}) as address, address.client() as client:
+        client.post("/threads/t/runs/wait", json={**RUN, "if_not_exists": "create"})
+        for step in (0, "0"):
+            at = {"checkpoint": {"checkpoint_id": step}}
+            state = client.post("/threads/t/state/checkpoint", json=at).json()
+            assert (state["next"], state["checkpoint"]["checkpoint_id"]) == (["ask"], "0")
+            assert client.post("/threads/t/history", json={"before": at["checkpoint"]}).json() == []
+            for named in (at, {"checkpoint_id": step}):
+                assert client.post("/threads/t/state", json={**named, "values": {"n": 2}}).status_code == 200
+                begun = client.post("/threads/t/runs/wait", json={**RUN, "input": None, **named})
+                assert begun.json()["n"] == 1, begun.text
+
+
 # --- who may come in ----------------------------------------------------------------------------
 
 

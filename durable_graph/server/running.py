@@ -30,6 +30,8 @@ from durable_graph.server.problems import Problem, told
 from durable_graph.server.runs import LocalRun, Wanted
 from durable_graph.server.shapes import (
     ANYTHING,
+    CHECKPOINT,
+    CHECKPOINT_ID,
     FLAG,
     ID,
     NUMBER,
@@ -42,6 +44,7 @@ from durable_graph.server.shapes import (
     maybe,
     number,
     one_of,
+    place_of,
 )
 from durable_graph.server.shown import run_of, selected, with_status
 from durable_graph.server.streams import Stream, View
@@ -65,10 +68,6 @@ PACKET = fields(("node",), node=ID, input=ANYTHING)
 COMMAND = fields(
     resume=ANYTHING, update=ANYTHING, goto=maybe(either(TEXT, PACKET, list_of(either(TEXT, PACKET)))), graph=maybe(TEXT)
 )
-CHECKPOINT = fields(
-    thread_id=maybe(TEXT), checkpoint_ns=maybe(TEXT), checkpoint_id=maybe(either(TEXT, number())),
-    checkpoint_map=maybe(OBJECT),
-)  # fmt: skip
 CONFIG = {**OBJECT, "properties": {"configurable": maybe(OBJECT), "metadata": maybe(OBJECT)}}
 RUN = fields(
     ("assistant_id",),
@@ -82,7 +81,7 @@ RUN = fields(
     config=maybe(CONFIG),
     context=ANYTHING,
     checkpoint=maybe(CHECKPOINT),
-    checkpoint_id=maybe(either(TEXT, number())),
+    checkpoint_id=maybe(CHECKPOINT_ID),
     checkpoint_during=maybe(FLAG),
     interrupt_before=NODES,
     interrupt_after=NODES,
@@ -146,8 +145,7 @@ def _config(call: Call, body: Mapping[str, Any], thread_id: str) -> dict[str, An
     if call.actor:
         metadata["actor"] = call.actor
     at = {"checkpoint_id": body.get("checkpoint_id"), **(body.get("checkpoint") or {})}
-    named = {key: at[key] for key in ("checkpoint_id", "checkpoint_ns") if at.get(key)}
-    given["configurable"] = {**(given.get("configurable") or {}), **named, "thread_id": thread_id}
+    given["configurable"] = {**(given.get("configurable") or {}), **place_of(at), "thread_id": thread_id}
     return {**given, "metadata": metadata}
 
 

@@ -58,6 +58,18 @@ def fields(required: Sequence[str] = (), /, **properties: Shape) -> Shape:
     return {"type": "object", "properties": properties, "additionalProperties": False, **needed}
 
 
+CHECKPOINT_ID = either(TEXT, number())  # a step's number, as text too
+CHECKPOINT = fields(
+    thread_id=maybe(TEXT), checkpoint_ns=maybe(TEXT), checkpoint_id=maybe(CHECKPOINT_ID), checkpoint_map=maybe(OBJECT)
+)
+
+
+def place_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a checkpoint names a step, or a subgraph's run."""
+    named = {key: checkpoint.get(key) for key in ("checkpoint_id", "checkpoint_ns")}
+    return {key: value for key, value in named.items() if value not in (None, "")}
+
+
 def check(value: Any, shape: Shape, field: str = "") -> None:
     """Raises a problem 422 that names the field."""
     wrong = _wrong(value, shape, field)

@@ -19,6 +19,8 @@ from durable_graph.server.problems import Problem
 from durable_graph.server.running import STREAM_QUERY, cursor_of, modes_of, stream_of
 from durable_graph.server.shapes import (
     ANYTHING,
+    CHECKPOINT,
+    CHECKPOINT_ID,
     FLAG,
     ID,
     NUMBER,
@@ -31,6 +33,7 @@ from durable_graph.server.shapes import (
     maybe,
     number,
     one_of,
+    place_of,
 )
 from durable_graph.server.shown import THREAD_STATUS, checkpoint_of, metadata_of, selected, state_of, thread_of
 from durable_graph.server.streams import Stream, View
@@ -38,9 +41,6 @@ from durable_graph.server.streams import Stream, View
 TAG = "threads"
 LARGEST_PAGE = 1000
 PAGE = 200  # threads that are looked through at a time
-CHECKPOINT = fields(
-    thread_id=maybe(TEXT), checkpoint_ns=maybe(TEXT), checkpoint_id=maybe(TEXT), checkpoint_map=maybe(OBJECT)
-)
 UPDATE = fields(("values",), values=ANYTHING, as_node=maybe(TEXT), command=maybe(OBJECT))
 SORTED_BY = ("thread_id", "status", "created_at", "updated_at")
 
@@ -67,7 +67,7 @@ SEARCH = fields(
 COUNT = fields(metadata=OBJECT, values=OBJECT, status=one_of("idle", "busy", "interrupted", "error"))
 STATE_AT = fields(("checkpoint",), checkpoint=CHECKPOINT, subgraphs=FLAG, select=TEXTS)
 NEW_STATE = fields(
-    values=ANYTHING, as_node=maybe(TEXT), checkpoint=maybe(CHECKPOINT), checkpoint_id=maybe(either(TEXT, number()))
+    values=ANYTHING, as_node=maybe(TEXT), checkpoint=maybe(CHECKPOINT), checkpoint_id=maybe(CHECKPOINT_ID)
 )
 HISTORY = fields(
     limit=number(1, LARGEST_PAGE),
@@ -77,7 +77,7 @@ HISTORY = fields(
     select=TEXTS,
 )
 PRUNE = fields(("thread_ids",), thread_ids=TEXTS, strategy=one_of("delete", "keep_latest"))
-FORK = fields(to=ID, step=number(), checkpoint_id=either(TEXT, number()))
+FORK = fields(to=ID, step=number(), checkpoint_id=CHECKPOINT_ID)
 SIGNAL = fields(("name",), name=ID, value=ANYTHING)
 
 
@@ -258,7 +258,7 @@ async def get_state_at(call: Call) -> Any:
 
 async def _state(call: Call, at: Mapping[str, Any], wanted: Mapping[str, Any]) -> Any:
     found = await call.house.thread(call.path["thread_id"])
-    config = {"thread_id": found.thread.thread_id, **_place(at)}
+    config = {"thread_id": found.thread.thread_id, **place_of(at)}
 
     def read() -> Response:
         state = found.graph.get_state(config, subgraphs=wanted.get("subgraphs", False))
@@ -267,16 +267,11 @@ async def _state(call: Call, at: Mapping[str, Any], wanted: Mapping[str, Any]) -
     return await call.house.offload(read)
 
 
-def _place(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a checkpoint names a step, or a subgraph's run."""
-    return {key: checkpoint[key] for key in ("checkpoint_id", "checkpoint_ns") if checkpoint.get(key)}
-
-
 async def update_state(call: Call) -> Any:
     body, house, thread_id = call.body, call.house, call.path["thread_id"]
     found = await house.thread(thread_id)
     at = {"checkpoint_id": body.get("checkpoint_id"), **(body.get("checkpoint") or {})}
-    config = {**_config(call, thread_id), **_place(at)}
+    config = {**_config(call, thread_id), **place_of(at)}
     async with house.topic(found) as topic:
         done = await _own(house, found).aupdate_state(config, body.get("values"), body.get("as_node"))
         topic.bump()
@@ -293,11 +288,11 @@ async def history_of(call: Call) -> Any:
 
 async def _history(call: Call, wanted: Mapping[str, Any]) -> Any:
     found = await call.house.thread(call.path["thread_id"])
-    config = {"thread_id": found.thread.thread_id, **_place(wanted.get("checkpoint") or {})}
+    config = {"thread_id": found.thread.thread_id, **place_of(wanted.get("checkpoint") or {})}
     before = wanted.get("before")
     if before is not None:
         named = before.get("configurable") or before if isinstance(before, dict) else {"checkpoint_id": before}
-        before = {"thread_id": found.thread.thread_id, **_place(named)}
+        before = {"thread_id": found.thread.thread_id, **place_of(named)}
 
     def read() -> Response:
         states = found.graph.get_state_history(
