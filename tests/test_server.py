@@ -160,6 +160,40 @@ def test_a_checkpoint_is_named_by_a_number_or_its_text_wherever_one_is_given(sma
                 assert begun.json()["n"] == 1, begun.text
 
 
+def test_a_batch_with_something_wrong_in_it_begins_nothing(small: CompiledGraph[Any]) -> None:
+    with serving({"g": small}) as address, address.client() as client:
+        on_t = {**RUN, "thread_id": "t", "if_not_exists": "create"}
+        for last, status in (({**RUN, "assistant_id": "nope"}, 404), ({**RUN, "stream_mode": "nope"}, 422)):
+            assert problem(client.post("/runs/batch", json=[RUN, RUN, last]), status)
+        assert "on thread 't'" in problem(client.post("/runs/batch", json=[on_t, RUN, on_t]), 409)["detail"]
+        assert client.post("/threads/count", json={}).json() == 0
+
+
+def test_a_batch_that_ends_early_names_the_runs_that_go_on(graph: CompiledGraph[Any], gate: Gate) -> None:
+    with serving({"g": graph}) as address, address.client() as client:
+        on_t = {**RUN, "thread_id": "t", "if_not_exists": "create"}
+        client.post("/runs/batch", json=[on_t])
+        assert gate.reached.wait(PATIENCE)
+        (begun,) = problem(client.post("/runs/batch", json=[RUN, on_t, RUN]), 409)["begun"]
+        assert client.get(f"/threads/{begun['thread_id']}/runs/{begun['run_id']}").json()["status"] == "running"
+        assert client.post("/threads/count", json={}).json() == 2
+        gate.open.set()
+
+
+def test_of_threads_that_are_not_all_there_or_free_none_is_removed(graph: CompiledGraph[Any], gate: Gate) -> None:
+    with serving({"g": graph}) as address, address.client() as client:
+        for name in "ab":
+            client.post("/threads", json={"thread_id": name})
+        client.post("/threads/t/runs", json={**RUN, "if_not_exists": "create"})
+        assert gate.reached.wait(PATIENCE)
+        for names, status in ((["a", "none", "b"], 404), (["a", "t", "b"], 409)):
+            assert problem(client.post("/threads/prune", json={"thread_ids": names}), status)
+        assert client.post("/threads/count", json={}).json() == 3
+        gate.open.set()
+        assert client.post("/threads/prune", json={"thread_ids": ["a", "b", "a"]}).json() == {"pruned_count": 2}
+        assert client.post("/threads/count", json={}).json() == 1
+
+
 # --- who may come in ----------------------------------------------------------------------------
 
 

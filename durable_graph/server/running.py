@@ -26,7 +26,7 @@ from durable_graph.server.endpoints import EVENTS, Call, Endpoint
 from durable_graph.server.events import sse
 from durable_graph.server.house import Found, House
 from durable_graph.server.plain import to_json
-from durable_graph.server.problems import Problem, told
+from durable_graph.server.problems import Problem, problem_of, told
 from durable_graph.server.runs import LocalRun, Wanted
 from durable_graph.server.shapes import (
     ANYTHING,
@@ -186,11 +186,29 @@ async def create(call: Call) -> Any:
 
 
 async def create_batch(call: Call) -> Any:
-    return [await _shown(call.house, await _begin(call, body, body.get("thread_id"))) for body in call.body]
+    """All are looked at before the first begins. What only shows when a run begins, as that its thread is busy, ends
+    the batch; the answer names the runs that go on."""
+    named = [body["thread_id"] for body in call.body if body.get("thread_id")]
+    for thread_id in named:
+        if named.count(thread_id) > 1:
+            raise Problem(409, f"Two runs of this batch are on thread {thread_id!r}: none was begun.")
+    wanted = [await _wanted(call, body, body.get("thread_id")) for body in call.body]
+    begun: list[dict[str, Any]] = []
+    for body, each in zip(call.body, wanted, strict=True):
+        try:
+            begun.append(await _shown(call.house, await _begun(call, body, each)))
+        except Exception as error:
+            problem = problem_of(error)
+            problem.more["begun"] = begun
+            raise problem from error
+    return begun
 
 
-async def _begin(call: Call, body: Mapping[str, Any], thread_id: str | None = None) -> LocalRun:
-    wanted = await _wanted(call, body, call.path.get("thread_id", thread_id))
+async def _begin(call: Call, body: Mapping[str, Any]) -> LocalRun:
+    return await _begun(call, body, await _wanted(call, body, call.path.get("thread_id")))
+
+
+async def _begun(call: Call, body: Mapping[str, Any], wanted: Wanted) -> LocalRun:
     run, _ = await call.house.runs.begin(wanted)
     _tidy_up(call, body, run)
     return run

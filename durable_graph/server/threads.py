@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from typing import Any
 
 import orjson
 from starlette.responses import Response
 
-from durable_graph import CompiledGraph, StateUpdate, Thread, ThreadBusyError
+from durable_graph import CompiledGraph, StateUpdate, Thread, ThreadBusyError, ThreadNotFoundError
 from durable_graph.core.cursor import START_OF_LOG
 from durable_graph.server import inside
 from durable_graph.server.endpoints import EVENTS, Call, Endpoint, as_json
@@ -136,13 +137,18 @@ async def change(call: Call) -> Any:
 
 
 async def delete(call: Call) -> Any:
-    await _delete(call, call.path["thread_id"])
+    await _delete(call, await _free(call, call.path["thread_id"]))
     return Response(status_code=204)
 
 
-async def _delete(call: Call, thread_id: str) -> None:
+async def _free(call: Call, thread_id: str) -> Found:
     found = await call.house.thread(thread_id)
     _check_free(found.thread)
+    return found
+
+
+async def _delete(call: Call, found: Found) -> None:
+    thread_id = found.thread.thread_id
     await call.house.offload(lambda: found.graph.delete_thread(thread_id, actor=call.actor))
 
 
@@ -158,9 +164,14 @@ async def prune(call: Call) -> Any:
             "strategy: 'keep_latest' is not supported over HTTP; `durable-graph prune --keep-last 1` does it.",
             field="strategy",
         )
-    for thread_id in call.body["thread_ids"]:
-        await _delete(call, thread_id)
-    return {"pruned_count": len(call.body["thread_ids"])}
+    # One that is not there or runs: then none is removed.
+    threads = [await _free(call, thread_id) for thread_id in dict.fromkeys(call.body["thread_ids"])]
+    removed = 0
+    for found in threads:
+        with suppress(ThreadNotFoundError):  # somebody else has removed it meanwhile
+            await _delete(call, found)
+            removed += 1
+    return {"pruned_count": removed}
 
 
 async def search(call: Call) -> Any:
