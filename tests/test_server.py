@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import operator
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import Annotated, Any, TypedDict
@@ -24,6 +26,8 @@ from starlette.responses import JSONResponse
 from durable_graph import START, ArgumentError, CompiledGraph, Runtime, StateGraph, interrupt
 from durable_graph.server import create_app
 from durable_graph.server.app import DOCUMENT, SHOWN
+from durable_graph.server.house import READERS, House
+from durable_graph.server.inspector import reading
 from tests.graphs import until
 from tests.serving import LIMITS, PATIENCE, Address, Sdk, follow, listening, serving
 
@@ -192,6 +196,54 @@ def test_of_threads_that_are_not_all_there_or_free_none_is_removed(graph: Compil
         gate.open.set()
         assert client.post("/threads/prune", json={"thread_ids": ["a", "b", "a"]}).json() == {"pruned_count": 2}
         assert client.post("/threads/count", json={}).json() == 1
+
+
+def test_a_history_is_asked_for_in_pages(small: CompiledGraph[Any]) -> None:
+    with serving({"g": small}) as address, address.client() as client:
+        client.post("/threads/t/runs/wait", json={**RUN, "if_not_exists": "create"})
+        for limit in (0, 1001, 10**9):
+            for answer in (
+                client.post("/threads/t/history", json={"limit": limit}),
+                client.get("/threads/t/history", params={"limit": limit}),
+            ):
+                assert problem(answer, 422)["field"] == "limit"
+        assert len(client.post("/threads/t/history", json={"limit": 1000}).json()) == 1
+
+
+def test_long_reads_hold_up_nobody_else(small: CompiledGraph[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than there are threads for all; then a short one is answered, and a stream goes on."""
+    arrived, let_go, offload, verify = threading.Semaphore(0), threading.Event(), House.offload, CompiledGraph.verify
+
+    async def seen(house: House, call: Any, **settings: Any) -> Any:
+        answer = asyncio.ensure_future(offload(house, call, **settings))
+        if getattr(call, "func", None) is reading.verify:
+            asyncio.get_running_loop().call_soon(arrived.release)  # after it has come to the pool
+        return await answer
+
+    def stuck(*args: Any, **settings: Any) -> Any:
+        assert let_go.wait(PATIENCE)
+        return verify(*args, **settings)
+
+    monkeypatch.setattr(House, "offload", seen)
+    monkeypatch.setattr(CompiledGraph, "verify", stuck)
+    with serving({"g": small}) as address, address.client() as client, ThreadPoolExecutor(READERS) as askers:
+        client.post("/threads/t/runs/wait", json={**RUN, "if_not_exists": "create"})
+        asked = [
+            askers.submit(httpx.get, f"{address.url}/inspector/api/verify?thread=t", timeout=PATIENCE)
+            for _ in range(READERS)
+        ]
+        try:
+            for _ in asked:
+                assert arrived.acquire(timeout=PATIENCE)
+            events = follow(client, "/threads/t/stream?stream_mode=updates", timeout=PATIENCE / 3)
+            assert next(events).data["__interrupt__"]
+            resumed = client.post("/threads/t/runs/wait", json={"assistant_id": "g", "command": {"resume": "yes"}})
+            assert resumed.json()["log"] == ["yes"]
+            assert next(events).data == {"ask": {"log": ["yes"]}}
+            events.close()
+        finally:
+            let_go.set()
+        assert [answer.result().json()["ok"] for answer in asked] == [True] * READERS
 
 
 # --- who may come in ----------------------------------------------------------------------------

@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 GRAPHS = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # LangGraph's: an assistant's id is made of its graph's
 READERS = 16  # threads that read databases
+LONG_READERS = 4  # others, for what takes as long as a log or all threads are: nobody else waits for it
 SOME = 5  # that exist, as an error names them
 
 
@@ -58,7 +59,7 @@ class House:
         self._recover = recover and not read_only
         self.databases: list[inside.Graph] = []  # one graph of each
         self.places = {graph_id: self._place(graph) for graph_id, graph in self.graphs.items()}
-        self._pool: ThreadPoolExecutor | None = None
+        self._pools: dict[bool, ThreadPoolExecutor] = {}  # by whether it takes long
         self._open()
 
     def _place(self, graph: inside.Graph) -> int:
@@ -89,9 +90,9 @@ class House:
             self.close()
             await self.hub.stop()
             await self.runs.stop(self.limits.grace)
-            if self._pool is not None:
-                self._pool.shutdown()
-                self._pool = None
+            for pool in self._pools.values():
+                pool.shutdown()
+            self._pools.clear()
 
     def close(self) -> None:
         """The end has begun: streams end, so that clients come back, and runs stop after the step at hand. To be called
@@ -99,11 +100,11 @@ class House:
         self.hub.close()
         self.runs.stop_soon()
 
-    async def offload(self, call: Callable[[], T]) -> T:
-        """Something that blocks, in a thread."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(READERS, "durable_graph_server")
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+    async def offload(self, call: Callable[[], T], *, long: bool = False) -> T:
+        """Something that blocks, in a thread. long: only a few of these at a time, in threads of their own."""
+        if long not in self._pools:
+            self._pools[long] = ThreadPoolExecutor(LONG_READERS if long else READERS, "durable_graph_server")
+        return await asyncio.get_running_loop().run_in_executor(self._pools[long], call)
 
     @property
     def ways(self) -> Ways:

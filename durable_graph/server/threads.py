@@ -179,7 +179,7 @@ async def search(call: Call) -> Any:
     _refuse(body, "values", "states are not searched: search by metadata, ids or status")
     _refuse(body, "extract", "use select, as in select=['values.messages']")
     start = body.get("offset", 0)
-    page = await house.offload(lambda: _found(house, body, start + body.get("limit", 10))[start:])
+    page = await house.offload(lambda: _found(house, body, start + body.get("limit", 10))[start:], long=True)
     names = body.get("select")
     wants_state = not names or any(name.split(".")[0] in ("values", "interrupts") for name in names)
     return await house.offload(lambda: as_json([selected(_thread(house, each, wants_state), names) for each in page]))
@@ -187,7 +187,7 @@ async def search(call: Call) -> Any:
 
 async def count(call: Call) -> Any:
     _refuse(call.body, "values", "states are not searched: count by metadata or status")
-    return await call.house.offload(lambda: len(_found(call.house, call.body)))
+    return await call.house.offload(lambda: len(_found(call.house, call.body)), long=True)
 
 
 def _found(house: House, body: Mapping[str, Any], most: int | None = None) -> list[Found]:
@@ -311,7 +311,7 @@ async def _history(call: Call, wanted: Mapping[str, Any]) -> Any:
         )
         return as_json([selected(state_of(state), wanted.get("select")) for state in states])
 
-    return await call.house.offload(read)
+    return await call.house.offload(read, long=True)
 
 
 async def stream(call: Call) -> Any:

@@ -247,11 +247,11 @@ async def export(call: Call) -> Response:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def _get(read: Callable[[Call], Any], query: Mapping[str, Shape], **settings: Any) -> Endpoint:
+def _get(read: Callable[[Call], Any], query: Mapping[str, Shape], long: bool = False, **settings: Any) -> Endpoint:
     name = read.__name__
 
     async def handler(call: Call) -> Any:
-        return await call.house.offload(partial(read, call))
+        return await call.house.offload(partial(read, call), long=long)
 
     handles = export if read is export else handler
     return Endpoint("GET", f"{API}/{name}", handles, f"Inspector: {name}", "inspector", query=query, **settings)
@@ -277,7 +277,7 @@ READING = (
     _get(state, PART),
     _get(difference, {**STEP, "other": number(), "other_thread": ID}),
     _get(graph, STEP),
-    _get(figures, THREAD),
-    _get(verify, {**THREAD, "head": TEXT}, endless=True),
+    _get(figures, THREAD, long=True),
+    _get(verify, {**THREAD, "head": TEXT}, long=True, endless=True),
     _get(export, THREAD),
 )
