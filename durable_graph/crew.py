@@ -88,6 +88,12 @@ class Crew:
         """Whether all threads have ended. Never, before they are dismissed."""
         return not any(thread.is_alive() for thread in self._threads)
 
+    def wait(self, seconds: float) -> None:
+        """Until one of the threads has ended, but no longer than this."""
+        working = next((thread for thread in self._threads if thread.is_alive()), None)
+        if working is not None:
+            working.join(seconds)
+
     def join(self) -> None:
         for thread in self._threads:
             thread.join()

@@ -62,7 +62,7 @@ T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
 CALLS = 10_000  # threads at most for @tasks that nodes have called; they are made as needed
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
-SHORTEST_LOOK, LONGEST_LOOK = 0.0001, 0.01  # seconds between two looks at whether the threads of a run have ended
+LOOK = 0.01  # seconds after which replies are cancelled once more, while the threads of a run end
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep  # and these two wait
@@ -185,10 +185,13 @@ class _Threads:
     def _tell(self, item: Arrival) -> None:
         """Called by a node, in its thread: something to be shown at once."""
         self._place.acquire()
+        if self._closing:  # nobody takes it any more: the next one who waits goes on as well
+            self._place.release()
+            return
         self._arrived.put(item)
 
-    def _take(self, timeout: float | None = None) -> Arrival | Turn:
-        item = self._arrived.get(timeout=timeout)
+    def _take(self) -> Arrival | Turn:
+        item = self._arrived.get()  # without a timeout: in Python 3.11 it can be missed, and the wait is for ever
         if isinstance(item, Sent | Relayed | Said):
             self._place.release()
         return item
@@ -286,17 +289,16 @@ class _Threads:
         with self._room:
             self._closing = True
             self._room.notify_all()
+        self._place.release()  # let go of nodes that wait for a place
         with self._lock:  # from here on no call begins, so none makes a crew
             crews = [crew for crew in (self._crew, self._callees) if crew is not None]
         for crew in crews:
             crew.dismiss()
-        pause = SHORTEST_LOOK  # threads that wait for work end within it, others when their nodes do
         while not all(crew.gone for crew in crews):
             for reply in list(self._replies):
                 reply.cancel()  # let go of nodes that wait for a call
-            with contextlib.suppress(queue.Empty):  # and of those who wait for a place
-                self._take(timeout=pause)
-            pause = min(2 * pause, LONGEST_LOOK)
+            for crew in crews:
+                crew.wait(LOOK)
         self._transactions.close()
 
 

@@ -60,6 +60,25 @@ def test_what_ends_while_nobody_looks_is_handed_out_together() -> None:
         tasks.close()
 
 
+def test_who_waits_to_be_heard_is_let_go_when_nobody_listens_any_more() -> None:
+    tasks, made, said = _Threads(True, None, None), jobs(3), list[int]()
+
+    def talk(job: Job) -> Iterator[Any]:
+        def say() -> None:
+            for number in range(100):
+                job.tell(number)  # type: ignore[arg-type]  # nobody looks at it
+            said.append(number)
+
+        yield say, (), {}, None
+
+    for job in made:
+        job.steps = talk(job)
+    tasks._start(made)
+    full(tasks, 1)
+    tasks.close()
+    assert said == [99, 99, 99]
+
+
 @pytest.mark.parametrize("workers", [2, 5])
 def test_workers_wait_for_a_consumer_that_does_not_take(workers: int) -> None:
     """Law 13: behind the full queue each worker holds one result at most."""
