@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 SERVER_FOLDER = "DURABLE_GRAPH_TEST_FOLDER"  # tells the workers of pytest-xdist where their common server is
 
 
-MEMORY, ROOM = "/dev/shm", 4 * 2**30  # and the bytes it must have free: the tests take about a tenth of that
+MEMORY, ROOM = "/dev/shm", 4 * 2**30  # and the bytes it must have free: the tests take a fraction of that
 TMP_PATHS = "PYTEST_DEBUG_TEMPROOT"  # where pytest makes the folders of `tmp_path`
 
 

@@ -167,7 +167,7 @@ def test_pages_of_threads(run: Runner, filled: Log, wanted: dict[str, Any]) -> N
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        ({"status": "lost"}, "'lost' is no status.*Choose from new, running, pending"),
+        ({"status": "lost"}, "'lost' is no status.*Choose from new, queued, running, pending"),
         ({"status": ["failed", "Failed"]}, "'Failed' is no status"),
         ({"newer_than": -1}, "^newer_than: -1 is no age"),
         ({"older_than": "1d"}, "^older_than: '1d' is no age"),
