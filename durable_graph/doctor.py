@@ -173,7 +173,8 @@ def _schema(url: Address) -> Iterator[Check]:
 
     have, needed = migrate.current(str(url) if isinstance(url, SqliteUrl) else url)
     if have == needed:
-        yield Check("schema", OK, f"version {have}")
+        number = 0 if isinstance(url, SqliteUrl) else migrate.layout(url)
+        yield Check("schema", OK, f"version {have}{f', the log in {number} partitions' if number else ''}")
     else:
         yield Check("schema", ERROR, f"version {have or 'none'}, needed is {needed}", "durable-graph db upgrade")
 

@@ -25,12 +25,14 @@ from sqlalchemy import URL, make_url
 from durable_graph.store import Store
 from durable_graph.store.address import parse_url
 from durable_graph.store.memory import MemoryStore
+from durable_graph.store.partitions import split
 from durable_graph.store.postgres import Postgres
 from durable_graph.store.sql import SqlStore
 from durable_graph.store.tables import creation
 
 ROOT = Path(__file__).parent.parent
 SERVER_FOLDER = "DURABLE_GRAPH_TEST_FOLDER"  # tells the workers of pytest-xdist where their common server is
+PARTITIONS = 3  # of a log in partitions: enough for threads to be in different ones, and quick to make
 
 
 MEMORY, ROOM = "/dev/shm", 4 * 2**30  # and the bytes it must have free: the tests take a fraction of that
@@ -94,6 +96,12 @@ def engine_url(url: str) -> URL:
     return make_url(url.replace("postgresql://", "postgresql+psycopg://"))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is slow anyway is not done in partitions too."""
+    items[:] = [item for item in items if len([*item.iter_markers("slow")]) < 2 or "partitioned" not in item.name]
+
+
 # --- a database for each test -------------------------------------------------------------------
 
 
@@ -121,12 +129,23 @@ def postgres_url(empty_postgres_url: str) -> str:
 
 
 @pytest.fixture
+def partitioned_url(postgres_url: str) -> str:
+    """The same in partitions."""
+    with connected(make_url(postgres_url)) as connection, connection.transaction():
+        split(connection, "test", PARTITIONS)
+    return postgres_url
+
+
+@pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """A file that is not there yet."""
     return f"sqlite:///{tmp_path / 'runs.db'}"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+IN_PARTITIONS = pytest.param("partitioned", marks=pytest.mark.slow)  # `test_partitions.py` has what is quick
+
+
+@pytest.fixture(params=["sqlite", "postgres", IN_PARTITIONS])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Each database, ready to use."""
     url: str = request.getfixturevalue(f"{request.param}_url")
@@ -143,7 +162,7 @@ def by_turns(*cases: Any) -> Any:
     ]
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", IN_PARTITIONS])
 def store(request: pytest.FixtureRequest) -> Iterator[Store]:
     """Each store, empty."""
     store: Store

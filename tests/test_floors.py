@@ -22,7 +22,7 @@ FLOORS = (  # lowest first
     {"core", "errors", "offload", "store.engines", "store.texts", "store.version"}
     | {"codec.plain", "core.edge", "core.layout", "core.paper"},
     {"core.address", "core.chain", "core.channels", "core.config", "core.cursor", "core.difference", "core.png"}
-    | {"codec.labels", "enqueue"}
+    | {"codec.labels", "enqueue", "store.partitions"}
     | {"core.times", "crew", "langchain", "leases", "limits", "store.address", "store.line", "store.wire"},
     {"codec.kind", "core.tokens"},
     {"codec.enums", "codec.sealed", "codec.shapes", "codec.unregistered", "core.schema"},

@@ -400,7 +400,8 @@ def test_a_lost_connection_is_an_error_and_the_node_runs_again(
                 connection.execute(
                     text(
                         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                        " WHERE state = 'idle in transaction' AND datname = current_database()"
+                        " WHERE state = 'idle in transaction'"
+                        " AND application_name = current_setting('application_name')"
                     )
                 )
 

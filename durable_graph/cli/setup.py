@@ -69,27 +69,38 @@ def db() -> None:
 
 
 @db.command()
+@click.option("--partitions", type=int, metavar="N", help="Postgres: the log in N parts by thread; 0: in one piece.")
 @click.option("--workers", is_flag=True, help="Postgres: also make procrastinate's tables, which workers need.")
 @options("url")
-def upgrade(url: str | None, workers: bool) -> None:
+def upgrade(url: str | None, partitions: int | None, workers: bool) -> None:
     """Bring the database to the schema that this version needs.
 
-    A new SQLite file gets it by itself. The tables of procrastinate are only made: to bring those to a newer version
-    see its documentation.
+    A new SQLite file gets it by itself. --partitions lays the log out anew, with all rows: nobody reads or writes it
+    meanwhile, and it needs as much room again. Without the option its layout stays. The tables of procrastinate are
+    only made: to bring those to a newer version see its documentation.
     """
     from durable_graph.store import migrate
 
     url = url_of(url)
-    before, _ = migrate.current(url)
-    migrate.upgrade(url)
-    after, _ = migrate.current(url)
-    done = f"has schema {after} already" if before == after else f"now has schema {after}"
+    before = _state(url)
+    migrate.upgrade(url, partitions)
+    after = _state(url)
+    done = f"has {after} already" if before == after else f"now has {after}"
     click.echo(f"{as_text(shown_url(url))} {done}")
     if workers:
         from durable_graph.workers import make_tables
 
         made = "now has" if make_tables(url) else "has"
         click.echo(f"{as_text(shown_url(url))} {made} the tables of procrastinate")
+
+
+def _state(url: str) -> str:
+    """In words."""
+    from durable_graph.store import migrate
+
+    version, _ = migrate.current(url)
+    number = migrate.layout(url) if version else 0
+    return (f"schema {version}" if version else "no schema") + (f" in {number} partitions" if number else "")
 
 
 @db.command()
@@ -141,6 +152,6 @@ def current(url: str | None, as_json: bool) -> None:
     url = url_of(url)
     have, needed = migrate.current(url)
     if as_json:
-        click.echo(json.dumps({"current": have, "needed": needed}))
+        click.echo(json.dumps({"current": have, "needed": needed, "partitions": migrate.layout(url) if have else 0}))
     else:
-        click.echo(f"{as_text(shown_url(url))} has {f'schema {have}' if have else 'no schema'}, needed is {needed}")
+        click.echo(f"{as_text(shown_url(url))} has {_state(url)}, needed is {needed}")

@@ -15,6 +15,7 @@ from durable_graph.errors import ArgumentError, StoreUnavailableError
 from durable_graph.store.address import Address, SqliteUrl, parse_url
 from durable_graph.store.database import Database
 from durable_graph.store.databases import database_at
+from durable_graph.store.partitions import check_partitions, partitions, split
 from durable_graph.store.version import REVISION, SCHEMA_VERSION, VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -30,9 +31,25 @@ def current(url: str | URL) -> tuple[int | None, int]:
         return database.schema_version(connection), SCHEMA_VERSION
 
 
-def upgrade(url: str | URL) -> None:
-    """To the newest schema. Does nothing where it is there."""
-    _migrate(url, "upgrade", "head")
+def layout(url: str | URL) -> int:
+    """In how many partitions the log lies; 0 in one piece, as in every SQLite file."""
+    parsed = parse_url(url)
+    if isinstance(parsed, SqliteUrl):
+        return 0
+    with _opened(parsed) as database, database.reader() as connection:
+        return partitions(connection)
+
+
+def upgrade(url: str | URL, number: int | None = None) -> None:
+    """To the newest schema, and on Postgres to this number of partitions, 0 for none; None leaves that as it is. Does
+    nothing where it is so. Rows stay. To change the number copies all of them, which takes as much room again, and
+    lets nobody read or write the log meanwhile."""
+    if number is not None:
+        check_partitions(number)
+        if isinstance(parse_url(url), SqliteUrl):
+            fix = "Leave it out, or take Postgres: a file is in one piece."
+            raise ArgumentError(argument="partitions", problem="SQLite has none", fix=fix)
+    _migrate(url, "upgrade", "head", number)
 
 
 def downgrade(url: str | URL, revision: str) -> None:
@@ -40,18 +57,18 @@ def downgrade(url: str | URL, revision: str) -> None:
     _migrate(url, "downgrade", revision)
 
 
-def _migrate(url: str | URL, direction: str, revision: str) -> None:
+def _migrate(url: str | URL, direction: str, revision: str, number: int | None = None) -> None:
     from sqlalchemy import exc
 
     with _opened(parse_url(url)) as database:
         # Of two processes that both begin on an empty Postgres, the second one's CREATE TABLE fails as soon as the
         # first has committed. Once more, and it finds the tables.
         with suppress(exc.DBAPIError):
-            return _run(database, direction, revision)
-        return _run(database, direction, revision)
+            return _run(database, direction, revision, number)
+        return _run(database, direction, revision, number)
 
 
-def _run(database: Database, direction: str, revision: str) -> None:
+def _run(database: Database, direction: str, revision: str, number: int | None) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -65,6 +82,8 @@ def _run(database: Database, direction: str, revision: str) -> None:
         except CommandError as error:
             fix = f'Name a schema version such as "{REVISION}", or "base" for none.'
             raise ArgumentError(argument="revision", problem=str(error), fix=fix) from error
+        if number is not None:
+            split(connection.connection.driver_connection, database.name, number)
 
 
 _RIGHTS = {  # of a role that runs graphs and reads their log: it adds rows, and changes or removes none

@@ -11,6 +11,7 @@ from durable_graph.errors import SchemaError, StoreError
 from durable_graph.store.address import pool_size_of, prepares
 from durable_graph.store.database import Database, Lost, Undone, first_line, first_refused
 from durable_graph.store.line import Ticket
+from durable_graph.store.partitions import size_of
 from durable_graph.store.version import VERSION_TABLE
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _POSTGRES_FIXES = {  # by SQLSTATE, or its class
     "25006": "It is read-only, a standby perhaps: name the primary in the URL.",
+    "2BP01": "Drop what depends on it (a view, a foreign key), and make it anew afterwards.",
     "40": "Try again: the database chose this transaction to resolve a conflict.",
     "42501": "Its rights end there: take a user who may, or grant more. What running graphs needs is printed by "
     "`durable-graph db grants USER`.",
@@ -184,12 +186,10 @@ class Postgres(Database):
         from durable_graph.store.tables import metadata  # late: it imports SQLAlchemy
 
         names = list(metadata.tables)
-        sizes = " + ".join(f"pg_total_relation_size('{name}')" for name in names)
         with self.reader() as connection:
-            (before,) = connection.execute(f"SELECT {sizes}").fetchone()
+            before = size_of(connection, names)
             connection.execute(f"VACUUM {', '.join(names)}")
-            (after,) = connection.execute(f"SELECT {sizes}").fetchone()
-        return int(before), int(after)
+            return before, size_of(connection, names)
 
     def tables(self, connection: Any) -> set[str]:
         found = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [VERSION_TABLE]).fetchone()
