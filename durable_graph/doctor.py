@@ -251,15 +251,20 @@ def _postgres(url: Any) -> Iterator[Check]:
             before = time.time()
             (there,) = connection.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
             after = time.time()
+            (is_replica, read_only) = connection.execute(_READ_ONLY).fetchone()
     except Exception as error:
         database.raise_ours(error)
     finally:
         database.close()
     yield Check("server", OK, f"Postgres {settings.get('server_version')}")
+    if read_only == "on":
+        what = "a replica, somewhat behind its primary" if is_replica else "read-only"
+        yield Check("server", NOTE, f"{what}: threads can be looked at, and nothing can run")
     yield from _postgres_durability(settings)
     yield _clock(float(there) - (before + after) / 2)
 
 
+_READ_ONLY = "SELECT pg_is_in_recovery(), current_setting('transaction_read_only')"
 _SETTINGS = "SELECT name, setting FROM pg_settings WHERE name IN ('server_version', 'fsync', 'full_page_writes')"
 
 

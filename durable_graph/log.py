@@ -156,14 +156,17 @@ class Log(Looking):
         stream_mode: Modes = "updates",
         poll: float = 0.05,
         timeout: float | None = None,
+        wait: float = 0.0,
     ) -> Iterator[Any]:
         """`replay`, and then what is added, until the thread has ended (finished, or failed), whoever runs it.
 
-        poll: seconds between two looks. timeout: seconds without news after which to stop; None: never.
+        poll: seconds between two looks. timeout: seconds without news after which to stop; None: never. wait: seconds
+        for a thread that is not there yet, as on a replica of the database, which comes behind.
+        Raises ThreadNotFoundError if it has not come by then.
         """
         show = self._show(Shaper(stream_mode))
         thread_id = self._thread(config)
-        return self._followed(thread_id, -1 if after is None else after, show, poll, timeout)
+        return self._followed(thread_id, -1 if after is None else after, show, poll, timeout, wait)
 
     def afollow(
         self,
@@ -173,12 +176,18 @@ class Log(Looking):
         stream_mode: Modes = "updates",
         poll: float = 0.05,
         timeout: float | None = None,
+        wait: float = 0.0,
     ) -> AsyncIterator[Any]:
         """`follow` for asyncio."""
-        return aiterate(self.follow(config, after=after, stream_mode=stream_mode, poll=poll, timeout=timeout), batch=1)
+        told = self.follow(config, after=after, stream_mode=stream_mode, poll=poll, timeout=timeout, wait=wait)
+        return aiterate(told, batch=1)
 
-    def _followed(self, thread_id: str, after: int, show: Show, poll: float, timeout: float | None) -> Iterator[Any]:
-        store = self._stored()
+    def _followed(
+        self, thread_id: str, after: int, show: Show, poll: float, timeout: float | None, wait: float
+    ) -> Iterator[Any]:
+        store, until = self._stored(), time.monotonic() + wait
+        while store.thread(thread_id) is None and time.monotonic() < until:
+            time.sleep(poll)
         self._existing(store, thread_id)
         ended, news = False, time.monotonic()
         for it in follow(store, self._codec, thread_id, after):

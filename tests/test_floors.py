@@ -129,7 +129,7 @@ BACK_DOORS = {
     "cli.setup": {"doctor", "store.migrate", "workers"},
     "cli.working": {"workers"},
     "server.inside": {"core.cursor", "core.effects", "core.history", "core.position", "core.projection", "core.times"}
-    | {"drivers", "leases", "recovery", "session", "store"},
+    | {"drivers", "leases", "opening", "recovery", "session", "store"},
     "server.events": {"core.cursor"},
     "server.hub": {"core.cursor", "core.effects", "core.history"},
     "server.runs": {"core.effects"},

@@ -26,6 +26,7 @@ PATIENCE = 5.0  # seconds after the grace for a node that cannot be cancelled; t
 @click.command()
 @click.argument("targets", metavar="[ID=]MODULE:GRAPH...", nargs=-1, required=True)
 @click.option("--url", metavar="URL", help="The database; see durable-graph --help.")
+@click.option("--read-url", "reads", metavar="URL", help="A replica of the database, for the inspector to look at.")
 @click.option("--host", default="127.0.0.1", show_default=True, metavar="HOST", help="Where to listen.")
 @click.option("--port", default=8123, show_default=True, type=click.IntRange(0, 65535), metavar="N", help="0: any.")
 @click.option("--token", "tokens", multiple=True, metavar="[NAME=]TOKEN", help=f"Or ${TOKEN}; several with commas.")
@@ -67,6 +68,7 @@ def _serve(
     hosts: tuple[str, ...],
     max_body: int | None,
     grace: float,
+    reads: str | None,
 ) -> None:
     from durable_graph.server import create_app
 
@@ -79,7 +81,8 @@ def _serve(
     limits = ServerLimits(grace=grace, **({} if max_body is None else {"body_bytes": max_body}))
     token = _token(tokens, host)
     names = [*hosts, host] if hosts or token is None else None
-    app = create_app(graphs, token=token, read_only=read_only, recover=recover, cors=cors, hosts=names, limits=limits)
+    settings: dict[str, Any] = {"read_only": read_only, "recover": recover, "reads": reads}
+    app = create_app(graphs, token=token, cors=cors, hosts=names, limits=limits, **settings)
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

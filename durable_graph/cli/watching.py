@@ -82,14 +82,23 @@ def _paced(
 @thread_argument
 @click.option("--after", type=int, metavar="N", help="Only steps above N.")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="End after so long without news.")
+@click.option("--wait", type=click.FloatRange(min=0), default=0.0, metavar="SECONDS",
+              help="For a thread that is not there yet, as on a replica.")  # fmt: skip
 @options("mode", "url", "json")
 def follow(
-    thread: str, after: int | None, timeout: float | None, modes: list[StreamMode], url: str | None, as_json: bool
+    thread: str,
+    after: int | None,
+    timeout: float | None,
+    wait: float,
+    modes: list[StreamMode],
+    url: str | None,
+    as_json: bool,
 ) -> None:
     """Show the steps of a thread as they are added, whoever runs it, until it has finished or failed."""
     with opened(url) as log:
         out = Output(as_json)
-        chunks = log.follow({"thread_id": thread}, after=after, stream_mode=[*modes, "events"], timeout=timeout)
+        shown: list[StreamMode] = [*modes, "events"]
+        chunks = log.follow({"thread_id": thread}, after=after, stream_mode=shown, timeout=timeout, wait=wait)
         with progress(out) as report:
             report(f"{thread}: waiting for its next step")
             for mode, step, chunk in numbered(chunks):

@@ -29,6 +29,7 @@ def create_app(
     cors: Sequence[str] = (),
     hosts: Collection[str] | None = None,
     limits: ServerLimits | None = None,
+    reads: str | None = None,
 ) -> Starlette:
     """An ASGI app that serves these graphs, by the ids that clients use.
 
@@ -39,6 +40,9 @@ def create_app(
     hosts: names that it may be called by; by default any with a token, and without one those of this machine. With
         names and without a token whoever reaches it may use it: something before it has to say who may come in.
     limits: sizes and times; see `ServerLimits`.
+    reads: the URL of a replica of the graphs' database, which the inspector then looks at instead, and so shows a
+        moment later. Whatever clients ask for, and what the inspector changes, goes to the database itself: who has
+        changed something reads it at once. The graphs have to be in one database.
 
     Mounted in another app, its lifespan is not run by that: enter `app.state.house.lifespan()` in yours. When that ends
     streams end, so that clients come back, and runs stop after the step at hand, to be gone on with.
@@ -54,5 +58,5 @@ def create_app(
         raise CallError(
             problem="the server needs starlette, which is not installed", fix="pip install 'durable-graph[server]'"
         ) from error
-    house = House(graphs, read_only=read_only, recover=recover, limits=limits or Limits())
+    house = House(graphs, read_only=read_only, recover=recover, limits=limits or Limits(), reads=reads)
     return app_of(house, token, cors, hosts)

@@ -24,6 +24,7 @@ GRAPHS = uuid.UUID("6ba7b821-9dad-11d1-80b4-00c04fd430c8")  # LangGraph's: an as
 READERS = 16  # threads that read databases
 LONG_READERS = 4  # others, for what takes as long as a log or all threads are: nobody else waits for it
 SOME = 5  # that exist, as an error names them
+REPLICA = -1  # its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,19 @@ class Found(NamedTuple):
 
     thread: Thread
     graph: inside.Graph
-    place: int  # of its database
+    place: int  # of its database, or REPLICA
 
 
 class House:
-    def __init__(self, graphs: Mapping[str, inside.Graph], *, read_only: bool, recover: bool, limits: ServerLimits):
+    def __init__(
+        self,
+        graphs: Mapping[str, inside.Graph],
+        *,
+        read_only: bool,
+        recover: bool,
+        limits: ServerLimits,
+        reads: str | None = None,
+    ):
         if not graphs:
             raise ArgumentError(argument="graphs", problem="there are none", fix="Give at least one by its id.")
         self.graphs = dict(graphs)
@@ -60,7 +69,23 @@ class House:
         self.databases: list[inside.Graph] = []  # one graph of each
         self.places = {graph_id: self._place(graph) for graph_id, graph in self.graphs.items()}
         self._pools: dict[bool, ThreadPoolExecutor] = {}  # by whether it takes long
+        self._replica = self._replica_at(reads)
         self._open()
+
+    def _replica_at(self, reads: str | None) -> dict[str, inside.Graph]:
+        """The graphs as they are shown from there."""
+        if reads is None:
+            return {}
+        if len(self.databases) > 1:
+            fix = "Serve those of each database by a server of their own."
+            raise ArgumentError(argument="reads", problem="the graphs are in several databases", fix=fix)
+        store = inside.store_at(reads)
+        return {graph_id: inside.reading(graph, store) for graph_id, graph in self.graphs.items()}
+
+    @property
+    def looked_at(self) -> list[inside.Graph]:
+        """A graph of each database that is read for those who only look."""
+        return [*self._replica.values()][:1] or self.databases
 
     def _place(self, graph: inside.Graph) -> int:
         for place, other in enumerate(self.databases):
@@ -93,6 +118,8 @@ class House:
             for pool in self._pools.values():
                 pool.shutdown()
             self._pools.clear()
+            for graph in self._replica.values():
+                graph.close()
 
     def close(self) -> None:
         """The end has begun: streams end, so that clients come back, and runs stop after the step at hand. To be called
@@ -138,6 +165,16 @@ class House:
         names = [thread.thread_id for thread in newest if thread.called_by is None][:SOME]
         there = f"the newest are: {', '.join(names)}" if names else "there are none yet"
         raise Problem(404, f"There is no thread {thread_id!r}; {there}.", exists=names)
+
+    def look_up(self, thread_id: str) -> Found:
+        """`find` for those who only look: on the replica, if there is one. What has not come there yet is shown from
+        where it is."""
+        for shown in [*self._replica.values()][:1]:
+            thread = inside.store_of(shown).thread(thread_id)
+            if thread is not None:
+                own = self.id_of(thread.graph)
+                return Found(thread, shown if own is None else self._replica[own], REPLICA)
+        return self.find(thread_id)
 
     def _shows(self, thread: Thread, place: int) -> inside.Graph:
         own = self.id_of(thread.graph)

@@ -6,6 +6,7 @@ Everything here blocks, and is called from threads; but for `session`, which is 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +19,7 @@ from durable_graph.core.history import RUN_STARTS, Told, decode_body, load, told
 from durable_graph.core.position import Position
 from durable_graph.core.projection import ANNOUNCED, SPOKEN, Shaper
 from durable_graph.core.times import iso
+from durable_graph.opening import open_store
 from durable_graph.recovery import abandoned
 from durable_graph.session import Options, Session, given_config
 from durable_graph.store import Row, Store
@@ -33,6 +35,19 @@ def store_of(graph: Graph) -> Store:
 def is_same_database(graph: Graph, other: Graph) -> bool:
     mine, its = graph._stored(), other._stored()
     return mine is its or (type(mine) is type(its) and mine.name == its.name and "://" in mine.name)
+
+
+def reading(graph: Graph, store: Store) -> Graph:
+    """The same graph, with its keys and types, on another database: for looking alone."""
+    other = copy(graph)
+    other._store = store
+    return other
+
+
+def store_at(url: str) -> Store:
+    store = open_store(url)
+    assert store is not None
+    return store
 
 
 # --- running ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
 _POSTGRES_FIXES = {  # by SQLSTATE, or its class
-    "25006": "It is read-only, a standby perhaps: name the primary in the URL.",
+    "25006": "A replica can be read; what runs or changes a thread needs the primary: name that in the URL.",
     "2BP01": "Drop what depends on it (a view, a foreign key), and make it anew afterwards.",
     "40": "Try again: the database chose this transaction to resolve a conflict.",
     "42501": "Its rights end there: take a user who may, or grant more. What running graphs needs is printed by "
@@ -213,6 +213,8 @@ class Postgres(Database):
         if not isinstance(error, self._driver.Error):
             return None
         state, problem = error.sqlstate or "", first_line(error)
+        if state == "25006":
+            problem = f"it is read-only: {problem}"
         if state in ("42P01", "42703"):  # no such table, column
             return self.outdated(problem)
         if fix := _POSTGRES_SCHEMA_FIXES.get(state):

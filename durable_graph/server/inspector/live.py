@@ -45,7 +45,9 @@ def live_of(house: House) -> Endpoint:
 
     async def live(call: Call) -> Any:
         thread_id = call.query.get("thread")
-        found = None if thread_id is None else await house.thread(thread_id)  # a problem is an answer, and no stream
+        found = None  # a problem is an answer, and no stream
+        if thread_id is not None:
+            found = await house.offload(partial(house.look_up, thread_id))
         news = News(house, changes, found, call.query.get("after", -1))
         return StreamingResponse(news.events(), media_type=EVENTS, headers={"X-Accel-Buffering": "no"})
 
@@ -82,7 +84,7 @@ class Changes:
             self._seen.popitem(last=False)
 
     def _newest(self) -> list[Thread]:
-        return [thread for graph in self._house.databases for thread in graph.threads(limit=THREADS)]
+        return [thread for graph in self._house.looked_at for thread in graph.threads(limit=THREADS)]
 
 
 class News:

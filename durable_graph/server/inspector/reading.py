@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 
 from durable_graph import StateSnapshot, Thread
 from durable_graph.server.endpoints import Call, Endpoint
-from durable_graph.server.house import Found, House
+from durable_graph.server.house import REPLICA, Found, House
 from durable_graph.server.inspector.told import (
     told_change,
     told_entry,
@@ -55,7 +55,7 @@ def config_at(thread_id: str, step: int | None = None) -> dict[str, Any]:
 
 def asked(call: Call) -> Found:
     """The thread that the address names."""
-    return call.house.find(needed(call, "thread"))
+    return call.house.look_up(needed(call, "thread"))
 
 
 def needed(call: Call, name: str) -> Any:
@@ -95,7 +95,7 @@ def _found(call: Call, limit: int) -> Iterator[Thread]:
     if "status" in query:
         wanted["status"] = query["status"].split(",")
     after = _after(query["after"]) if "after" in query else None
-    pages = [graph.threads(**wanted, after=after, limit=limit) for graph in call.house.databases]
+    pages = [graph.threads(**wanted, after=after, limit=limit) for graph in call.house.looked_at]
     together = heapq.merge(*pages, key=lambda thread: (thread.updated_at, thread.thread_id), reverse=True)
     for thread, _ in zip(together, range(limit), strict=False):
         yield thread
@@ -186,7 +186,9 @@ def _part(call: Call, values: Mapping[str, Any]) -> Any:
 
 
 def difference(call: Call) -> Any:
-    found, other = asked(call), call.house.find(needed(call, "other_thread"))
+    found, other = asked(call), call.house.look_up(needed(call, "other_thread"))
+    if REPLICA in (found.place, other.place) and found.place != other.place:  # one has not come there yet
+        found, other = (call.house.find(each.thread.thread_id) for each in (found, other))
     before = config_at(found.thread.thread_id, call.query.get("step"))
     after = config_at(other.thread.thread_id, call.query.get("other"))
     if found.place != other.place:
@@ -238,7 +240,7 @@ def verify(call: Call) -> Any:
 
 
 async def export(call: Call) -> Response:
-    found = await call.house.thread(needed(call, "thread"))
+    found = await call.house.offload(partial(asked, call))
     lines = found.graph.aexport_thread(config_at(found.thread.thread_id))
     headers = {"Content-Disposition": 'attachment; filename="thread.jsonl"'}
     return StreamingResponse((f"{line}\n" async for line in lines), media_type="application/jsonl", headers=headers)
