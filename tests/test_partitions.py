@@ -94,6 +94,9 @@ def test_a_new_database_is_partitioned_from_the_start(empty_postgres_url: str) -
 
 def test_up_and_down_and_up(empty_postgres_url: str) -> None:
     migrate.upgrade(empty_postgres_url, 4)
+    migrate.downgrade(empty_postgres_url, "0001")
+    migrate.upgrade(empty_postgres_url)
+    assert (migrate.layout(empty_postgres_url), migrate.current(empty_postgres_url)[0]) == (4, SCHEMA_VERSION)
     migrate.downgrade(empty_postgres_url, "base")
     with asked(empty_postgres_url) as connection:
         assert connection.execute("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = "
@@ -338,12 +341,13 @@ def test_the_command_line(empty_postgres_url: str, sqlite_url: str) -> None:
         return " ".join(result.output.split())
 
     url = ("--url", empty_postgres_url)
-    assert "now has schema 1 in 4 partitions" in cli("db", "upgrade", "--partitions", "4", *url)
-    assert "has schema 1 in 4 partitions already" in cli("db", "upgrade", *url)
-    assert "has schema 1 in 4 partitions, needed is 1" in cli("db", "current", *url)
+    state = f"has schema {SCHEMA_VERSION} in 4 partitions"
+    assert f"now {state}" in cli("db", "upgrade", "--partitions", "4", *url)
+    assert f"{state} already" in cli("db", "upgrade", *url)
+    assert f"{state}, needed is" in cli("db", "current", *url)
     assert '"partitions": 4' in cli("db", "current", "--json", *url)
     assert "the log in 4 partitions" in cli("doctor", *url, code=7)
-    assert cli("db", "upgrade", "--partitions", "0", *url).endswith("now has schema 1")
+    assert cli("db", "upgrade", "--partitions", "0", *url).endswith(f"now has schema {SCHEMA_VERSION}")
     assert "SQLite has none" in cli("db", "upgrade", "--partitions", "4", "--url", sqlite_url, code=2)
     with Log(empty_postgres_url) as log:
         assert log.threads() == []
