@@ -188,16 +188,18 @@ class Submitting(Log):
         try:
             if thread is not None and thread.status in UNDER_WAY:
                 raise ThreadBusyError(thread_id=thread_id, owner=_owner(thread), since=thread.updated_at)
-            self._accept(input, given, wanted, perform)
+            self._accept(input, given, wanted, enqueue.put if thread is None else enqueue.begin_anew, perform)
         except ThreadBusyError:
             if continues:
                 raise
             self._put_behind(input, wanted, perform)
         return {"configurable": {"thread_id": thread_id}, "run_id": wanted.run_id}
 
-    def _accept(self, input: Any, given: CallConfig, wanted: Wanted, perform: Perform | None) -> None:
+    def _accept(
+        self, input: Any, given: CallConfig, wanted: Wanted, put: Callable[..., None], perform: Perform | None
+    ) -> None:
         """The run's first row, and its job."""
-        carrier = self._carrier(wanted, enqueue.begin_anew, perform)
+        carrier = self._carrier(wanted, put, perform)
         value = input if isinstance(input, Command) else self._accepts(input)
         session = Session(
             replace(self._parts, store=cast(Store, carrier)),

@@ -67,10 +67,7 @@ async def work(plan: Plan) -> None:
 
 
 def _app(plan: Plan, store: SqlStore, staff: Staff) -> procrastinate.App:
-    arguments = store.driver_arguments()
-    app = procrastinate.App(
-        connector=procrastinate.PsycopgConnector(kwargs=arguments, min_size=1, max_size=CONNECTIONS)
-    )
+    app = procrastinate.App(connector=_connector(store, CONNECTIONS))
     queues = {full_queue(queue.graph.name, queue.name): queue for queue in plan.queues}
 
     async def run(context: procrastinate.JobContext, thread_id: str) -> None:
@@ -81,6 +78,16 @@ def _app(plan: Plan, store: SqlStore, staff: Staff) -> procrastinate.App:
 
     app.task(name=TASK, pass_context=True, retry=_Again())(run)
     return app
+
+
+def _connector(store: SqlStore, connections: int) -> procrastinate.PsycopgConnector:
+    arguments: Any = {"kwargs": store.driver_arguments(), "min_size": 1, "max_size": connections}
+    return procrastinate.PsycopgConnector(**arguments, configure=_autocommit)
+
+
+async def _autocommit(connection: Any) -> None:
+    """procrastinate says all it has to say in single statements: to begin and commit around each is two round trips."""
+    await connection.set_autocommit(True)
 
 
 async def _all(servers: Sequence[Any], helpers: Sequence[Any]) -> None:
@@ -172,10 +179,16 @@ def create_tables(store: SqlStore) -> bool:
     return asyncio.run(_create_tables(store))
 
 
+# To take a job is to look for others with its lock, and procrastinate has no index for that: each time it reads all
+# that wait. With 300,000 of them this took 20 ms, and 0.1 ms with an index.
+LOCK_INDEX = "CREATE INDEX IF NOT EXISTS durable_graph_jobs_lock ON procrastinate_jobs (lock)"
+
+
 async def _create_tables(store: SqlStore) -> bool:
-    connector = procrastinate.PsycopgConnector(kwargs=store.driver_arguments(), min_size=1, max_size=1)
+    connector = _connector(store, 1)
     async with procrastinate.App(connector=connector).open_async() as app:
-        if await app.check_connection_async():
-            return False
-        await app.schema_manager.apply_schema_async()
-        return True
+        there = await app.check_connection_async()
+        if not there:
+            await app.schema_manager.apply_schema_async()
+        await connector.execute_query_async(LOCK_INDEX)
+        return not there
