@@ -67,6 +67,7 @@ class CompiledGraph(Submitting, Generic[StateT]):
         self._debug = debug
         messages = frozenset(name for name, channel in graph.channels.items() if channel.operation == "messages")
         self._view = View(tuple(graph.channels), self._node_input, messages)
+        self.schedules = []
         self.types = tuple(types)  # that its states may hold, for the codec of a graph above it
 
     @property

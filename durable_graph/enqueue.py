@@ -29,10 +29,12 @@ LONGEST = 40  # bytes of a queue's name: procrastinate notifies "procrastinate_q
 
 def full_queue(graph: str, queue: str) -> str:
     """The name that procrastinate has for a queue: each graph has its own, as only its workers can run it."""
-    name = f"dg:{graph}" if queue == QUEUE else f"dg:{graph}:{queue}"
-    if len(name.encode()) <= LONGEST:
-        return name
-    return f"dg:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+    return short(f"dg:{graph}" if queue == QUEUE else f"dg:{graph}:{queue}")
+
+
+def short(name: str) -> str:
+    """The name, or what stands for a long one."""
+    return name if len(name.encode()) <= LONGEST else f"dg:{hashlib.sha256(name.encode()).hexdigest()[:32]}"
 
 
 def put(connection: Connection, thread_id: str, queue: str, *, priority: int = 0, at: datetime | None = None) -> None:

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from durable_graph import drivers, enqueue
-from durable_graph.core.config import DEFAULT_RECURSION_LIMIT, PLACES, CallConfig
+from durable_graph.core.config import DEFAULT_RECURSION_LIMIT, PLACES, CallConfig, merged
 from durable_graph.core.history import load
 from durable_graph.core.model import Command, Graph, RetryPolicy
 from durable_graph.core.output import accept_input
@@ -67,10 +67,26 @@ class Wanted(NamedTuple):
         return None if self.at is None else iso(self.at.timestamp())
 
 
+class Schedule(NamedTuple):
+    """Runs that begin by the clock."""
+
+    cron: str
+    name: str
+    input: Any  # or what makes one of the time
+    config: Config
+    queue: str
+    priority: int
+    retry: RetryPolicy | None
+
+    def thread_id(self, at: datetime) -> str:
+        return f"{self.name}-{at:%Y-%m-%dT%H:%M:%SZ}"
+
+
 class Submitting(Log):
     """A graph whose runs others run. A chapter of `CompiledGraph`."""
 
     _graph: Graph
+    schedules: list[Schedule]  # that `periodic` has made
 
     @property
     def _parts(self) -> Parts:
@@ -125,6 +141,42 @@ class Submitting(Log):
         perform = None if connection is None else partial(_in_loop, loop, connection)
         return await in_thread(lambda: self._submitted(input, given, wanted, perform))
 
+    def periodic(
+        self,
+        cron: str,
+        input: Any,
+        *,
+        name: str,
+        config: Config | None = None,
+        queue: str = enqueue.QUEUE,
+        priority: int = 0,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        """Have a run submitted by the clock, once for each time however many workers there are. Postgres only.
+
+        To be said where the graph is compiled, as the workers of its queue do it. cron: five fields, minute hour day
+        month weekday, in UTC; a sixth is for seconds. input: as in `submit`, or a function that makes it of the time
+        (a datetime). name: of the schedule; the run for 3 o'clock has the thread "<name>-2026-11-23T03:00:00Z". config,
+        queue, priority, retry: as in `submit`, without a thread. A time at which no worker was there is made up for
+        within ten minutes, and is lost after that. Raises ArgumentError.
+        """
+        if any(schedule.name == name for schedule in self.schedules):
+            raise ArgumentError(argument="name", problem=f"there is a schedule {name!r} already", fix="Choose another.")
+        given, _ = self._wanted(config, queue, priority, None, retry)
+        if given.thread_id is not None:
+            raise ArgumentError(argument="config", problem="it names a thread", fix="Each run has one of its own.")
+        self._codec.limits.check_id(name, "name")
+        self.schedules.append(Schedule(cron, name, input, config or {}, queue, priority, retry))
+
+    def submit_scheduled(self, schedule: Schedule, at: datetime) -> None:
+        """Submit the run of a schedule for this time, if that has not been done."""
+        thread_id = schedule.thread_id(at)
+        if self._stored().thread(thread_id) is not None:
+            return
+        value = schedule.input(at) if callable(schedule.input) else schedule.input
+        config = merged(schedule.config, {"thread_id": thread_id})
+        self.submit(value, config, queue=schedule.queue, priority=schedule.priority, retry=schedule.retry)
+
     def result(self, config: Config, *, timeout: float | None = None) -> Any:
         """Wait until a run has ended, whoever runs it, and return what `invoke` would have returned.
 
@@ -168,9 +220,11 @@ class Submitting(Log):
         when: datetime | timedelta | float | None,
         retry: RetryPolicy | None,
     ) -> tuple[CallConfig, Wanted]:
-        self._stored()
+        store = self._stored()
         given = given_config(config, self._config)
         _check_config(given)
+        if priority and not getattr(store, "takes_jobs", False):
+            raise ArgumentError(argument="priority", problem="on SQLite there are none", fix="Leave it out.")
         if not queue:
             raise ArgumentError(argument="queue", problem=f"{queue!r} is no name of a queue", fix="Give a text.")
         if type(priority) is not int or not -(2**31) < priority < 2**31 - 1:

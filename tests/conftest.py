@@ -20,6 +20,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from procrastinate.schema import SchemaManager
 from sqlalchemy import URL, make_url
 
 from durable_graph.store import Store
@@ -140,6 +141,22 @@ def partitioned_url(postgres_url: str) -> str:
 def sqlite_url(tmp_path: Path) -> str:
     """A file that is not there yet."""
     return f"sqlite:///{tmp_path / 'runs.db'}"
+
+
+@pytest.fixture
+def jobs_url(postgres_url: str) -> str:
+    """A schema that also has procrastinate's tables."""
+    with connected(make_url(postgres_url)) as connection:
+        connection.execute("SET client_min_messages = warning")
+        connection.execute(SchemaManager.get_schema())
+    return postgres_url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def workers_url(request: pytest.FixtureRequest) -> str:
+    """Each database, ready for workers."""
+    url: str = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "jobs_url")
+    return url
 
 
 IN_PARTITIONS = pytest.param("partitioned", marks=pytest.mark.slow)  # `test_partitions.py` has what is quick

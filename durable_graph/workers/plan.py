@@ -19,9 +19,11 @@ class Stopping:
         self._calls: list[Callable[[], object]] = []
 
     def set(self) -> None:
-        self._event.set()
-        for call in list(self._calls):
-            call()
+        """Once more does nothing."""
+        if not self._event.is_set():
+            self._event.set()
+            for call in list(self._calls):
+                call()
 
     def is_set(self) -> bool:
         return self._event.is_set()

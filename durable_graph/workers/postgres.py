@@ -16,8 +16,8 @@ from functools import partial
 from typing import Any
 
 from durable_graph import leases
-from durable_graph.enqueue import TASK, full_queue, missing
-from durable_graph.errors import StoreUnavailableError
+from durable_graph.enqueue import TASK, full_queue, missing, short
+from durable_graph.errors import ArgumentError, StoreUnavailableError
 from durable_graph.offload import in_thread
 from durable_graph.store import Store
 from durable_graph.store.sql import SqlStore
@@ -77,6 +77,7 @@ def _app(plan: Plan, store: SqlStore, staff: Staff) -> procrastinate.App:
             raise ComeBack(turn.again)
 
     app.task(name=TASK, pass_context=True, retry=_Again())(run)
+    _schedule(app, plan)
     return app
 
 
@@ -88,6 +89,31 @@ def _connector(store: SqlStore, connections: int) -> procrastinate.PsycopgConnec
 async def _autocommit(connection: Any) -> None:
     """procrastinate says all it has to say in single statements: to begin and commit around each is two round trips."""
     await connection.set_autocommit(True)
+
+
+def _schedule(app: procrastinate.App, plan: Plan) -> None:
+    """Have runs submitted by the clock."""
+    known = {
+        f"{queue.graph.name}/{schedule.name}": (queue, schedule)
+        for queue in plan.queues
+        for schedule in queue.graph.schedules
+        if schedule.queue == queue.name
+    }
+
+    async def begin(timestamp: int, schedule: str) -> None:
+        queue, found = known[schedule]
+        await in_thread(partial(queue.graph.submit_scheduled, found, datetime.fromtimestamp(timestamp, UTC)))
+
+    task = app.task(name=f"{TASK}.scheduled", retry=_Again())(begin)
+    for name, (queue, schedule) in known.items():
+        settings: Any = {"queue": full_queue(queue.graph.name, queue.name), "task_kwargs": {"schedule": name}}
+        app.periodic(cron=schedule.cron, periodic_id=short(name), **settings)(task)
+    for each in app.periodic_registry.periodic_tasks.values():
+        try:
+            _ = each.croniter
+        except (KeyError, ValueError) as error:
+            fix = 'Give five fields, as in "0 3 * * *".'
+            raise ArgumentError(argument="cron", problem=f"{each.cron!r} is no time ({error})", fix=fix) from error
 
 
 async def _all(servers: Sequence[Any], helpers: Sequence[Any]) -> None:

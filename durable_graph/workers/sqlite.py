@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from durable_graph import drivers
 from durable_graph.core.times import iso
-from durable_graph.errors import StoreUnavailableError
+from durable_graph.errors import CallError, StoreUnavailableError
 from durable_graph.inbox import INBOX, inbox
 from durable_graph.offload import in_thread
 from durable_graph.recovery import is_abandoned
@@ -30,6 +30,10 @@ log = logging.getLogger("durable_graph.workers")
 
 
 async def work(plan: Plan) -> None:
+    for queue in plan.queues:
+        for schedule in queue.graph.schedules:
+            problem = f"the graph {queue.graph.name!r} has the schedule {schedule.name!r}, and there are none on SQLite"
+            raise CallError(problem=problem, fix="Use Postgres, or call submit from cron.")
     worker = _Worker(plan)
     try:
         await worker.run()
