@@ -20,7 +20,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from procrastinate.schema import SchemaManager
 from sqlalchemy import URL, make_url
 
 from durable_graph.store import Store
@@ -30,6 +29,7 @@ from durable_graph.store.partitions import split
 from durable_graph.store.postgres import Postgres
 from durable_graph.store.sql import SqlStore
 from durable_graph.store.tables import creation
+from durable_graph.workers import make_tables
 
 ROOT = Path(__file__).parent.parent
 SERVER_FOLDER = "DURABLE_GRAPH_TEST_FOLDER"  # tells the workers of pytest-xdist where their common server is
@@ -146,9 +146,7 @@ def sqlite_url(tmp_path: Path) -> str:
 @pytest.fixture
 def jobs_url(postgres_url: str) -> str:
     """A schema that also has procrastinate's tables."""
-    with connected(make_url(postgres_url)) as connection:
-        connection.execute("SET client_min_messages = warning")
-        connection.execute(SchemaManager.get_schema())
+    make_tables(postgres_url)
     return postgres_url
 
 

@@ -93,11 +93,11 @@ def result(run: Runner, graph: CompiledGraph[Any], config: Any) -> Any:
     return run.call(graph, "result", config, timeout=PATIENCE)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+def until(condition: Callable[[], bool], seconds: float = PATIENCE, pause: float = 0.01) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "that did not happen"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def statuses(graph: CompiledGraph[Any]) -> dict[str, str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -122,22 +123,38 @@ def test_who_stands_still_is_overtaken(script: Script, workers_url: str) -> None
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("runs", [2000])
 def test_workers_that_are_killed_all_the_time(runs: int, script: Script, workers_url: str) -> None:
-    """Four processes, one of which is killed every few seconds, until every run has ended."""
-    rng, killed = random.Random(7), 0
-    graph = counting(workers_url)
-    settings = (0.002, 8, 0.5, 5.0)
+    """Four processes, one of which is killed every other second, until every run has ended."""
+    graph, settings = counting(workers_url), (0.02, 8, 0.5, 5.0)
     with graph, crew(script, workers_url, 4, *settings) as processes:
+        killer = _Killer(lambda: start(script, workers_url, *settings), processes)
+        killer.start()
         given = [graph.submit({"n": 0}) for _ in range(runs)]
-        end = time.monotonic() + 600
-        while list(statuses(graph).values()).count("finished") < runs:
-            assert time.monotonic() < end, f"{statuses(graph)} after {killed} deaths"
-            time.sleep(rng.uniform(0.5, 2.5))
-            victim = rng.randrange(4)
-            processes[victim].kill()
-            processes[victim].communicate()
-            processes[victim] = start(script, workers_url, *settings)
-            killed += 1
-        assert killed >= 3
+        try:
+            until(lambda: list(statuses(graph).values()).count("finished") == runs, seconds=600, pause=1.0)
+        finally:
+            killer.end()
+        assert killer.killed >= 5
         for each in given:
             check(graph, each)
-        assert all(report.ok for report in graph.verify_all())
+
+
+class _Killer(threading.Thread):
+    def __init__(self, start: Callable[[], subprocess.Popen[str]], processes: list[subprocess.Popen[str]]) -> None:
+        super().__init__()
+        self._begin = start
+        self._processes = processes
+        self._over = threading.Event()
+        self._random = random.Random(7)
+        self.killed = 0
+
+    def run(self) -> None:
+        while not self._over.wait(self._random.uniform(0.5, 2.5)):
+            victim = self._random.randrange(len(self._processes))
+            self._processes[victim].kill()
+            self._processes[victim].communicate()
+            self._processes[victim] = self._begin()
+            self.killed += 1
+
+    def end(self) -> None:
+        self._over.set()
+        self.join()
