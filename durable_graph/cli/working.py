@@ -6,8 +6,11 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import redirect_stdout, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from durable_graph.workers import Stopping, Turn
 
 LAST_CHANCE = 2.0  # seconds for async nodes to end once they are cancelled
+CUT_OFF = "stopped in the midst of a step, which runs again"
 
 
 @click.command()
@@ -104,8 +108,8 @@ def worker(
         "tell": tell,
     }
     try:
-        with redirect_stdout(sys.stderr):
-            asyncio.run(_run(arun_worker(graphs, **settings), stopping, grace))
+        with redirect_stdout(sys.stderr), _Ending(stopping, grace) as ending:
+            asyncio.run(ending.run(arun_worker(graphs, **settings)))
     finally:
         for graph in graphs:
             graph.close()
@@ -125,28 +129,54 @@ def _called(found: Any) -> Any:
     return found() if callable(found) else found
 
 
-async def _run(work: Any, stopping: Stopping, grace: float) -> None:
-    """The worker, ended by signals: after its steps, after the grace period by force."""
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+class _Ending:
+    """What ends a worker: a signal asks it to end after its steps; another one, or the end of its grace, by force.
 
-    def stop(number: int) -> None:
-        if stopping.is_set():
+    By threads and not by the event loop, which may wait for a node at that time.
+    """
+
+    def __init__(self, stopping: Stopping, grace: float) -> None:
+        self._stopping = stopping
+        self._grace = grace
+        self._timers: list[threading.Timer] = []
+        self._cancel: Callable[[], object] = lambda: None
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._asked) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        for timer in self._timers:
+            timer.cancel()
+
+    async def run(self, work: Coroutine[Any, Any, None]) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            await task
+        except asyncio.CancelledError:
+            say(CUT_OFF)
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        if self._stopping.is_set():
             _leave(number)
-        say(f"stopping after the steps at hand, within {grace:g} s; once more stops at once")
-        stopping.set()
-        loop.call_later(grace, task.cancel)
-        loop.call_later(grace + LAST_CHANCE, _leave, number)
+        self._stopping.set()
+        say(f"stopping after the steps at hand, within {self._grace:g} s; once more stops at once")
+        self._after(self._grace, lambda: self._cancel())
+        self._after(self._grace + LAST_CHANCE, lambda: _leave(number))
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        await task
-    except asyncio.CancelledError:
-        say("stopped in the midst of a step, which runs again")
+    def _after(self, seconds: float, call: Callable[[], object]) -> None:
+        timer = threading.Timer(seconds, call)
+        timer.daemon = True
+        timer.start()
+        self._timers.append(timer)
 
 
 def _leave(number: int) -> None:
     """Nodes that are plain functions cannot be stopped, and nothing that is committed needs us."""
-    say("stopped in the midst of steps, which run again")
-    sys.stdout.flush()
+    say(CUT_OFF)
+    with suppress(OSError):
+        sys.stdout.flush()
     os._exit(STOPPED + number)

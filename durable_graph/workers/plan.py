@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,23 +15,24 @@ class Stopping:
     """Set by anybody, from any thread or signal handler: no new run begins, those under way end after their step."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False  # no lock: a signal handler may come in the midst of another
         self._calls: list[Callable[[], object]] = []
 
     def set(self) -> None:
         """Once more does nothing."""
-        if not self._event.is_set():
-            self._event.set()
+        if not self._is_set:
+            self._is_set = True
             for call in list(self._calls):
-                call()
+                with suppress(RuntimeError):  # the loop of a worker that has ended
+                    call()
 
     def is_set(self) -> bool:
-        return self._event.is_set()
+        return self._is_set
 
     def tell(self, call: Callable[[], object]) -> None:
         """Have this called when it is set; at once, if it is."""
         self._calls.append(call)
-        if self.is_set():
+        if self._is_set:
             call()
 
 
