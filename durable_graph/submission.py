@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 UNDER_WAY = frozenset({"queued", "running", "waiting"})  # statuses of a thread whose run has not ended
 POLL = (0.02, 0.5)  # seconds between two looks for a result: at first, and at most
-POLICY = RetryPolicy()
 
 
 class Wanted(NamedTuple):
@@ -298,16 +297,8 @@ class Submitting(Log):
     def _ended(self, config: Config) -> Ended | None:
         """None while the run is under way."""
         store, thread_id = self._stored(), self._thread(config)
-        run_id = config.get("run_id")
-        status = self._existing(store, thread_id)
-        step: int | None = None
-        if run_id is not None:
-            if self._is_in_inbox(store, thread_id, run_id):
-                return None
-            step, newest = _last_of(store, thread_id, run_id)
-            if not newest:
-                status = ""
-        if status in UNDER_WAY:
+        step = self._end_of(store, thread_id, config.get("run_id"))
+        if step is None:
             return None
         position = load(store, self._codec, thread_id, step)
         assert position is not None
@@ -320,6 +311,19 @@ class Submitting(Log):
             next_ = ", ".join(position.next)
             raise RunStoppedError(thread_id=thread_id, step=position.step, next=next_)
         return Ended(self._result_at(position))
+
+    def _end_of(self, store: Store, thread_id: str, run_id: str | None) -> int | None:
+        """The last row of a run that has ended. Others write meanwhile: a status counts for the rows that were there
+        before it was read, and if it is an end, for those that are there after."""
+        self._existing(store, thread_id)
+        if run_id is not None and self._is_in_inbox(store, thread_id, run_id):
+            return None
+        run_id, step, newest = _last_of(store, thread_id, run_id)
+        if not newest:
+            return step  # another run has begun since
+        if self._existing(store, thread_id) in UNDER_WAY:
+            return None
+        return _last_of(store, thread_id, run_id)[1]
 
     def _is_in_inbox(self, store: Store, thread_id: str, run_id: str) -> bool:
         return any(item["run_id"] == run_id for _, item in inbox(store, self._codec, thread_id))
@@ -377,12 +381,12 @@ def _owner(thread: Thread) -> str:
     return thread.lease_owner or f"a run that is {thread.status}"
 
 
-def _last_of(store: Store, thread_id: str, run_id: str) -> tuple[int, bool]:
-    """The last row of a run, and whether it is the thread's last."""
+def _last_of(store: Store, thread_id: str, run_id: str | None) -> tuple[str, int, bool]:
+    """A run, by default the newest; its last row, and whether that is the thread's last."""
     newest = True
     for row in store.rows(thread_id, newest_first=True):
-        if row.run_id == run_id:
-            return row.step, newest
+        if run_id in (None, row.run_id):
+            return row.run_id, row.step, newest
         newest = False
     raise RunNotFoundError(thread_id=thread_id, run_id=run_id)
 

@@ -271,6 +271,34 @@ def test_what_can_never_run_is_refused(behind: bool, workers_url: str) -> None:
             assert list(graph.threads()) == []
 
 
+def test_results_while_others_write(workers_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two things that `result` reads, a worker does all there is to be done."""
+    for moment in range(6):
+        with Runner("sync", workers_url) as run:
+            graph, config = two(run), new_thread()
+            graph.invoke({"log": []}, config)
+            given = [graph.submit({"log": [name]}, config) for name in "xy"]
+            reads, store = [0], graph._stored()
+
+            def counted(read: Any, reads: list[int] = reads, graph: Any = graph, moment: int = moment) -> Any:
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    reads[0] += 1
+                    if reads[0] == moment:
+                        work_off(graph)
+                    return read(*args, **kwargs)
+
+                return call
+
+            with monkeypatch.context() as patch:
+                for name in ("thread", "signals", "rows"):
+                    patch.setattr(store, name, counted(getattr(store, name)))
+                for each, log in zip(given, ["abxab", "abxabyab"], strict=True):
+                    found = graph._ended(each)
+                    assert found is None or found.value == {"log": [*log]}
+            work_off(graph)
+            assert graph.result(config) == {"log": [*"abxabyab"]}
+
+
 def test_nothing_to_go_on_with(workers_url: str) -> None:
     with Runner("sync", workers_url) as run:
         graph = two(run)
