@@ -265,6 +265,30 @@ def test_how_durable_postgres_is(postgres_url: str) -> None:
         assert connection.execute("SHOW synchronous_commit").fetchone() == ("off",)  # the URL has chosen so
 
 
+def test_behind_a_pooler_durability_cannot_be_set(postgres_url: str) -> None:
+    """There a session is nobody's, so it is looked whether commits are durable."""
+    url = make_url(postgres_url).update_query_dict({"prepare": "off"})
+    role = str(url.query["application_name"])
+    mine = url.set(username=role)
+    with raw(postgres_url) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET synchronous_commit = off")
+        try:
+            lazy = mine.render_as_string(hide_password=False)
+            with closing(SqlStore(lazy)) as store, pytest.raises(StoreUnavailableError, match="ALTER ROLE"):
+                store.threads()
+            with pytest.raises(StoreUnavailableError, match="ALTER ROLE"):
+                migrate.upgrade(lazy)
+            chosen = {"options": f"{url.query['options']} -csynchronous_commit=off"}
+            given = mine.update_query_dict(chosen).render_as_string(hide_password=False)
+            with closing(SqlStore(given)) as store:
+                assert store.threads() == []
+            connection.execute(f"ALTER ROLE {role} SET synchronous_commit = on")
+            with closing(SqlStore(lazy)) as store:
+                begin(store, steps=1)
+        finally:
+            connection.execute(f"DROP ROLE {role}")
+
+
 def waiting_appends(store: SqlStore, rows: list[Row], meanwhile: Callable[[], None] = lambda: None) -> list[Any]:
     """The results of appends that all come while every place is taken, when one of them becomes free."""
     return waiting(store, [partial(store.append, [one]) for one in rows], meanwhile)

@@ -60,6 +60,7 @@ class Database(ABC):
         self.url = url
         self.name = display(url)
         self.closed = False
+        self.users = 0  # stores that have it
         self._line = Line(places)
         self._idle: list[Any] = []  # connections: the one used last is taken first
         self._most_idle = idle

@@ -17,10 +17,13 @@ from durable_graph.store.version import VERSION_TABLE
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
 
+_POOLED = "A pooler gives each transaction another connection, it seems: add ?prepare=off to the URL."
 _POSTGRES_FIXES = {  # by SQLSTATE, or its class
     "25006": "A replica can be read; what runs or changes a thread needs the primary: name that in the URL.",
+    "26000": _POOLED,  # no such prepared statement
     "2BP01": "Drop what depends on it (a view, a foreign key), and make it anew afterwards.",
     "40": "Try again: the database chose this transaction to resolve a conflict.",
+    "42P05": _POOLED,  # there is one of that name already
     "42501": "Its rights end there: take a user who may, or grant more. What running graphs needs is printed by "
     "`durable-graph db grants USER`.",
     "53100": "Make room on the server's disk, then continue; nothing is half written.",
@@ -39,6 +42,10 @@ _DURABLE = """
     WHERE name = 'synchronous_commit' AND setting = 'off' AND source <> 'client'"""
 
 
+_LAZY = """
+    SELECT FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'off' AND NOT pg_is_in_recovery()"""
+
+
 class Postgres(Database):
     begin = "BEGIN"
     binary: ClassVar[dict[str, bool]] = {"binary": True}  # as text a bytea is twice as long
@@ -53,9 +60,12 @@ class Postgres(Database):
 
             from durable_graph.store.wire import Wire  # late, as it needs the driver
 
-            self.engine = postgres_engine(url, size, prepare, self._set_up, isolation_level="AUTOCOMMIT")
+            self._prepare_session = self._set_up if prepare else self._check_commits
+            self.engine = postgres_engine(url, size, prepare, self._prepare_session, isolation_level="AUTOCOMMIT")
             # Nodes' own transactions have other connections: to wait for one must not keep a row from being saved.
-            self._nodes_engine = postgres_engine(url, size, prepare, self._set_up, isolation_level="READ COMMITTED")
+            self._nodes_engine = postgres_engine(
+                url, size, prepare, self._prepare_session, isolation_level="READ COMMITTED"
+            )
         except ImportError as error:
             raise self.unavailable(
                 f"psycopg cannot be imported ({first_line(error)})", 'Run: pip install "durable-graph[postgres]"'
@@ -69,10 +79,22 @@ class Postgres(Database):
         connection.execute(_DURABLE)
         connection.autocommit = before
 
+    def _check_commits(self, connection: Any, record: object) -> None:
+        """What is set for a session may be gone with its next transaction, so it has to be so already."""
+        before, connection.autocommit = connection.autocommit, True
+        lazy = connection.execute(_LAZY).fetchone()
+        connection.autocommit = before
+        if lazy is not None and "synchronous_commit" not in str(self.url.query.get("options")):
+            connection.close()
+            raise self.unavailable(
+                "synchronous_commit is off there, so that a commit may be lost, and behind a pooler we cannot set it",
+                "Let the role have it: ALTER ROLE … SET synchronous_commit = on.",
+            )
+
     def _connect(self) -> Any:
         arguments, options = self._arguments
         connection = self._wire.connect(*arguments, **options)
-        self._set_up(connection, None)
+        self._prepare_session(connection, None)
         connection.autocommit = True
         return connection
 

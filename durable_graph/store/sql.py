@@ -39,11 +39,14 @@ from durable_graph.store import (
 )
 from durable_graph.store.address import backend_of, display, parse_url
 from durable_graph.store.database import BATCH_BYTES, Database, Lost, size_of
-from durable_graph.store.databases import database_at
+from durable_graph.store.databases import borrow, discard, give_back, start_anew
 from durable_graph.store.texts import MARKS, Bound, Statement, full_name, texts
 
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
+
+    from durable_graph.store.postgres import Postgres
+    from durable_graph.store.sqlite import Sqlite
 
 BATCH_ROWS = 500
 TABLES = ("threads", "checkpoints", "snapshots", "stubs", "signals")
@@ -74,7 +77,7 @@ class SqlStore:
         self.exclusive = backend == "sqlite"
         self.takes_jobs = backend == "postgresql"
         self._sql = Statements(backend)
-        self._database: Database | None = None
+        self._database: Sqlite | Postgres | None = None
         self._opening = threading.RLock()
         self._finalizer: weakref.finalize[..., SqlStore] | None = None
         _stores.add(self)
@@ -512,11 +515,13 @@ class SqlStore:
         database chose this transaction to give way to another one, the same some times more."""
         conflicts, losses = 0, 0
         while True:
-            database = self._database or self._open()
+            database = self._database
+            if database is None or database.closed:
+                database = self._open()
             try:
                 return work(database, *arguments)
             except Lost as error:
-                self._discard(database)
+                discard(database)
                 losses += 1
                 if losses > 1:
                     database.raise_ours(error)
@@ -527,24 +532,28 @@ class SqlStore:
                 pause(random.uniform(0.5, 1.5) * 0.005 * 2**conflicts)  # both, at the same time, would meet again
             work = again or work
 
-    def _open(self) -> Database:
+    def _open(self) -> Sqlite | Postgres:
         with self._opening:
-            if self._database is None:
-                database = database_at(self._url)
-                try:
-                    database.open()
-                except BaseException as error:
-                    database.close()
-                    database.raise_ours(error)
-                self._finalizer = weakref.finalize(self, database.close)  # also when the interpreter ends
+            if self._database is None or self._database.closed:
+                self._let_go()
+                database = self._opened()
+                self._finalizer = weakref.finalize(self, give_back, database)  # also when the interpreter ends
                 self._database = database
             return self._database
 
-    def _discard(self, database: Database) -> None:
-        with self._opening:
-            if self._database is database:
-                self._let_go()
-        database.close()
+    def _opened(self) -> Sqlite | Postgres:
+        for is_new in (False, True):
+            database = borrow(self._url)
+            try:
+                database.open()
+            except BaseException as error:
+                give_back(database)
+                if is_new or not isinstance(error, Lost):
+                    database.raise_ours(error)
+                discard(database)  # what others have left in it is dead
+            else:
+                break
+        return database
 
     def _let_go(self) -> None:
         self._database = None
@@ -552,8 +561,13 @@ class SqlStore:
             self._finalizer.detach()
 
     def close(self) -> None:
-        if (database := self._database) is not None:
-            self._discard(database)
+        if self._database is None:
+            return
+        with self._opening:
+            database = self._database
+            self._let_go()
+        if database is not None:
+            give_back(database)
 
     def _start_anew(self) -> None:
         """In a child process: what came along is the parent's, and so are the locks."""
@@ -727,6 +741,7 @@ def _before_fork() -> None:
 
 
 def _in_child() -> None:
+    start_anew()
     for store in list(_stores):
         store._start_anew()
 
