@@ -904,7 +904,7 @@ def test_recovery_looks_only_at_running_threads(database_url: str, monkeypatch: 
                 connection.execute("SET enable_seqscan = off")
                 plan = connection.execute(f"EXPLAIN {text}", values).fetchall()
                 connection.execute("RESET enable_seqscan")
-    assert "ix_threads_status_updated_at" in str(plan)
+    assert "ix_threads_status_" in str(plan)
 
 
 # --- recover, with real processes ---------------------------------------------------------------

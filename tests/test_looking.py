@@ -41,7 +41,7 @@ from durable_graph.core.difference import changes
 from durable_graph.core.timeline import first_of_run
 from durable_graph.store import Claim, Row, Store, Thread
 from durable_graph.store.sql import SqlStore, _filters
-from durable_graph.store.texts import MARKS, Statement, texts
+from durable_graph.store.texts import MARKS, Statement, full_name, texts
 from tests.graphs import Calls, Runner, State, at, chain, counter, new_thread, wait_for, wide
 from tests.test_store_contract import row, values
 
@@ -182,19 +182,23 @@ def test_what_cannot_be_wanted(run: Runner, wanted: dict[str, Any], words: str) 
 
 @pytest.mark.parametrize("given", [(), ("failed",), ("failed", "finished"), tuple("abcdef")])
 @pytest.mark.parametrize("behind", [False, True])
-def test_a_page_of_many_threads_is_found_by_index(sqlite_url: str, given: tuple[str, ...], behind: bool) -> None:
+@pytest.mark.parametrize("graph", [None, "shop"])
+def test_a_page_of_many_threads_is_found_by_index(
+    sqlite_url: str, given: tuple[str, ...], behind: bool, graph: str | None
+) -> None:
     """No list of all is made or sorted on the way."""
     with closing(SqlStore(sqlite_url)) as store:
         begin(store, "a", "2026-01-01")
-    form, bound = _filters(given, None)
-    text = texts("sqlite")[f"threads({', '.join(form)})" if form else "threads"]
+    form, bound = _filters(given, graph)
+    text = texts("sqlite")[full_name("threads", form)]
     after = {"updated_at": "2026-01-01" if behind else "9999", "thread_id": "a"}
     statement, parameters = Statement(text, MARKS["sqlite"]).bind(**bound, since="", before="9999", count=20, **after)
     with closing(sqlite3.connect(str(make_url(sqlite_url).database))) as connection:
         plan = [line[3] for line in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
     looks = [line for line in plan if "threads" in line]
     assert len(looks) == max(1, 1 << (len(given) - 1).bit_length() if given else 1)
-    assert all("USING INDEX ix_threads_" in line for line in looks), plan
+    index = "ix_threads_status_graph_updated_at" if given and graph else "ix_threads_"
+    assert all(f"USING INDEX {index}" in line for line in looks), plan
     for line, following in pairwise(plan):  # the pages of several statuses are sorted when they have been found
         assert "threads" not in line or following != "USE TEMP B-TREE FOR ORDER BY", plan
 

@@ -211,7 +211,7 @@ class Store(Cache, Protocol):
     ) -> list[Thread]:
         """Newest change first, and of the same moment by their ids, backwards; from behind one whose (updated_at,
         thread_id) `after` is. Only those that have one of the statuses, this graph, and were changed after `since` and
-        before `before`. A page of them costs no more where there are many threads, if not for `graph`."""
+        before `before`. A page of them costs no more where there are many threads, if not for `graph` alone."""
 
     def oldest(self, graph: str, status: str, *, after: tuple[str, str] = ("", ""), limit: int) -> list[Thread]:
         """Threads of this graph that have this status, oldest change first, from behind one whose

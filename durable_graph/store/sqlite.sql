@@ -502,10 +502,11 @@ CREATE TABLE threads (
 CREATE INDEX ix_cache_expires_at ON cache (expires_at);
 CREATE INDEX ix_threads_called_by ON threads (called_by);
 CREATE INDEX ix_threads_parent_thread_id ON threads (parent_thread_id);
+CREATE INDEX ix_threads_status_graph_updated_at ON threads (status, graph, updated_at);
 CREATE INDEX ix_threads_status_updated_at ON threads (status, updated_at);
 CREATE INDEX ix_threads_updated_at ON threads (updated_at);
 CREATE TABLE IF NOT EXISTS durable_graph_version (
     version_num VARCHAR(32) NOT NULL,
     CONSTRAINT durable_graph_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO durable_graph_version (version_num) VALUES ('0002');
+INSERT INTO durable_graph_version (version_num) VALUES ('0003');

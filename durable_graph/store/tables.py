@@ -54,6 +54,8 @@ threads = Table(
 )
 Index(None, threads.c.updated_at)
 Index(None, threads.c.status, threads.c.updated_at)
+# For workers and `recover`. Not with the graph in front: SQLite would then sort all threads of a graph for a page.
+Index(None, threads.c.status, threads.c.graph, threads.c.updated_at)
 Index(None, threads.c.called_by)
 Index(None, threads.c.parent_thread_id)
 
