@@ -872,7 +872,7 @@ def test_a_postgres_that_can_only_be_read(post: SqlStore, postgres_url: str) -> 
     with closing(SqlStore(standby)) as store:
         assert list(store.rows(T)) == rows
         for call in (lambda: store.append([row(2)]), lambda: store.append([row(2), row(3)])):
-            with pytest.raises(StoreUnavailableError, match="it is read-only.*needs the primary"):
+            with pytest.raises(StoreUnavailableError, match=r"it is read-only.*needs the primary"):
                 call()
         assert list(store.rows(T)) == rows
 
