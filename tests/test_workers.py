@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -271,32 +272,43 @@ def test_what_can_never_run_is_refused(behind: bool, workers_url: str) -> None:
             assert list(graph.threads()) == []
 
 
-def test_results_while_others_write(workers_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between any two things that `result` reads, a worker does all there is to be done."""
-    for moment in range(6):
+@pytest.mark.parametrize("whole", [False, True])
+def test_results_while_others_write(whole: bool, workers_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between any two things that `result` reads, a worker takes a step, or all there are."""
+    for moment in range(1, 6):
         with Runner("sync", workers_url) as run:
-            graph, config = two(run), new_thread()
-            graph.invoke({"log": []}, config)
-            given = [graph.submit({"log": [name]}, config) for name in "xy"]
+            halt = Stopping()
+
+            def a(state: Any, halt: Stopping = halt) -> dict[str, Any]:
+                if not whole:
+                    halt.set()
+                return {"log": ["a"]}
+
+            graph, config = line(run, ("a", a), ("b", Calls().node("b"))), new_thread()
+            stream = graph.stream({"log": []}, config)
+            next(stream)
+            given = graph.submit({"log": ["x"]}, config)  # behind it
+            list(stream)
+            halt._is_set = False
             reads, store = [0], graph._stored()
 
-            def counted(read: Any, reads: list[int] = reads, graph: Any = graph, moment: int = moment) -> Any:
+            def counted(read: Any, reads: list[int] = reads, work: Any = None, moment: int = moment) -> Any:
                 def call(*args: Any, **kwargs: Any) -> Any:
                     reads[0] += 1
                     if reads[0] == moment:
-                        work_off(graph)
+                        work()
                     return read(*args, **kwargs)
 
                 return call
 
             with monkeypatch.context() as patch:
                 for name in ("thread", "signals", "rows"):
-                    patch.setattr(store, name, counted(getattr(store, name)))
-                for each, log in zip(given, ["abxab", "abxabyab"], strict=True):
-                    found = graph._ended(each)
-                    assert found is None or found.value == {"log": [*log]}
+                    work = partial(work_off, graph, stopping=halt)
+                    patch.setattr(store, name, counted(getattr(store, name), work=work))
+                found = graph._ended(given)
+                assert found is None or (whole and found.value == {"log": [*"abxab"]})
             work_off(graph)
-            assert graph.result(config) == {"log": [*"abxabyab"]}
+            assert graph.result(given) == {"log": [*"abxab"]}
 
 
 def test_nothing_to_go_on_with(workers_url: str) -> None:
