@@ -47,6 +47,7 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "gluster
 ROOM = 1_000_000_000  # bytes that should be free on a disk
 WAL = 1_000_000_000  # bytes that a WAL should not have
 NEWEST = 20  # threads that are read, to see whether they can be
+IN_LINE = 600.0  # seconds after which a queued thread probably has no worker
 LEFT = 3600.0  # seconds after which a thread that nobody runs was probably forgotten
 PAGE = 500
 
@@ -305,19 +306,24 @@ def _readable(log: Log) -> Iterator[Check]:
 
 
 def _threads(log: Log) -> Iterator[Check]:
-    counts, dead, forgotten, late, behind = Counter[str](), Counter[str](), 0, 0, 0
+    counts, dead, stuck, forgotten, late, behind = Counter[str](), Counter[str](), Counter[str](), 0, 0, 0
     now = drivers.clock()
     for thread in _every(log):
         counts[thread.status] += 1
         dead[thread.graph] += thread.status == "running" and thread.called_by is None and _is_dead(thread, now)
         forgotten += thread.status == "pending" and thread.called_by is None and _age(thread, now) > LEFT
-        late += bool(thread.wake_at) and str(thread.wake_at) < iso(now - LEFT)
+        late += thread.status != "queued" and bool(thread.wake_at) and str(thread.wake_at) < iso(now - LEFT)
+        due = thread.wake_at or thread.updated_at
+        stuck[thread.graph] += thread.status == "queued" and due < iso(now - IN_LINE)
         behind += _age(thread, now) < -leases.SECONDS
     told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
     yield Check("threads", OK, told or "none yet")
     for graph, count in (+dead).items():
         fix = f"durable-graph recover MODULE:GRAPH (of the graph {graph!r})"
         yield Check("threads", WARNING, f"{count} of {graph!r} were running when their process died", fix)
+    for graph, count in (+stuck).items():
+        fix = f"Start durable-graph worker MODULE:GRAPH (of the graph {graph!r}), or more of them."
+        yield Check("threads", WARNING, f"{count} of {graph!r} have been waiting for a worker for ten minutes", fix)
     if forgotten:
         fix = "durable-graph threads --status pending --older-than 1h, then resume."
         yield Check("threads", NOTE, f"{forgotten} were left over an hour ago before they had finished", fix)

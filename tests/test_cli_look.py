@@ -548,6 +548,16 @@ def test_doctor_finds_threads_that_nobody_runs(cli: Cli, url: str) -> None:
     assert told[-1] == "2 warnings"
 
 
+def test_doctor_finds_threads_without_a_worker(cli: Cli, url: str) -> None:
+    with Log(url) as log:
+        queued = {"updated_at": "2026-01-01T00:00:00.000000Z", "status": "queued"}
+        assert log._stored().change_thread("done", Claim(1, queued))
+        assert log._stored().change_thread("asks", Claim(1, {**queued, "wake_at": "9999-01-01T00:00:00.000000Z"}))
+    (stuck,) = checks(cli, code=7)["threads"][1:]
+    assert stuck["finding"] == "1 of 'shop:plain' have been waiting for a worker for ten minutes"
+    assert stuck["fix"].startswith("Start durable-graph worker")
+
+
 def test_doctor_before_there_is_a_database(cli: Cli, folder: Path) -> None:
     found = checks(cli)
     assert found["file"][0]["finding"] == "it is not there yet"
