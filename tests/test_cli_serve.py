@@ -15,6 +15,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from durable_graph import Log
 from durable_graph.cli import main
 from durable_graph.cli.ending import Failure
 from durable_graph.cli.serving import listen
@@ -87,6 +88,15 @@ def test_no_part_of_an_answer_waits_until_the_part_before_it_is_acknowledged(hos
         pytest.skip(f"this machine has no {host}")
     with listening, socket.create_connection(listening.getsockname()[:2]), listening.accept()[0] as accepted:
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_its_inspector_looks_at_a_replica(folder: Path) -> None:
+    with Log(f"sqlite:///{folder}/replica.db") as log:
+        log.create_thread("only there")
+    with served(folder, "app.py:quick", "--read-url=sqlite:///replica.db") as (_, url, _):
+        listed = httpx.get(f"{url}/inspector/api/threads", timeout=PATIENCE).json()["threads"]
+        assert [thread["id"] for thread in listed] == ["only there"]
+        assert httpx.get(f"{url}/threads/only there/state", timeout=PATIENCE).status_code == 404
 
 
 def test_a_node_that_never_ends_does_not_keep_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

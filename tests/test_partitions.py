@@ -331,6 +331,27 @@ def test_a_thread_s_life(partitioned_url: str, way: str, monkeypatch: pytest.Mon
     assert len([rows for rows in used(partitioned_url) if rows]) == PARTITIONS
 
 
+def test_a_role_that_may_only_add(partitioned_url: str) -> None:
+    """Its rights are those of the table; in a partition it has none."""
+    role = str(make_url(partitioned_url).query["application_name"])
+    mine = make_url(partitioned_url).set(username=role).render_as_string(hide_password=False)
+    with asked(partitioned_url) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {role} TO {role}")
+        try:
+            for statement in migrate.grants(role):
+                connection.execute(statement)
+            with Runner("sync", mine) as run:
+                graph = run.compile(chain(run, Calls()))
+                assert run.invoke(graph, {"log": []}, {"thread_id": "thread-3"}) == {"log": [*"abc"]}
+                assert graph.verify({"thread_id": "thread-3"}).ok
+            with asked(mine) as app:
+                for statement in ("DELETE FROM checkpoints", f"DELETE FROM checkpoints_0_of_{PARTITIONS}"):
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        app.execute(statement)
+        finally:
+            connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 # --- shown --------------------------------------------------------------------------------------
 
 
