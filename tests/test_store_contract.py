@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from durable_graph.errors import ArgumentError, FencedError
-from durable_graph.store import MAX_ID_BYTES, Claim, Row, Store, Thread
+from durable_graph.store import MAX_ID_BYTES, Claim, Row, Signal, Store, Thread
 
 T = "order-42"
 
@@ -596,3 +596,12 @@ def test_a_deleted_thread_takes_those_that_it_called_along(store: Store) -> None
     assert store.delete(T)
     assert [thread.thread_id for thread in store.threads()] == ["t/other"]
     assert [list(store.rows(name)) for name in ("t/1.0/0", "t/1.0/0/2.0/0")] == [[], []]
+
+
+def test_which_threads_have_signals(store: Store) -> None:
+    assert store.signalled() == []
+    for thread_id, name, sent in (("b", "x", "1"), ("b", "x", "3"), ("b", "y", "2"), ("a", "x", "4")):
+        store.send(Signal(thread_id, sent, name, b"v"))
+    assert store.signalled() == [("a", "x", "4"), ("b", "x", "3"), ("b", "y", "2")]
+    store.delete("b")
+    assert store.signalled() == [("a", "x", "4")]

@@ -502,6 +502,22 @@ def test_signals_at_any_moment_are_not_lost(workers_url: str) -> None:
         assert all(graph.verify(each).ok for each in given)
 
 
+def test_a_signal_that_nobody_waits_for_wakes_once(sqlite_url: str) -> None:
+    with Runner("sync", sqlite_url) as run:
+        graph, turns = line(run, ("waits", waits)), list[str]()
+        given = graph.submit({"log": []})
+        graph.signal(given, "other", 1)
+        with working(graph, tell=lambda _, thread, turn: turns.append(turn.status)):
+            until(lambda: len(turns) == 2)  # begun, and woken in vain
+            looks = [0]
+            read = graph._stored().signalled
+            graph._stored().signalled = lambda: [looks.append(1), read()][1]  # type: ignore[attr-defined, union-attr]
+            until(lambda: len(looks) > 4)
+            assert turns == ["waiting", "waiting"]
+            graph.signal(given, "go", 2)
+            assert graph.result(given, timeout=PATIENCE) == {"log": [2]}
+
+
 def _send(graph: CompiledGraph[Any], config: Any, place: int) -> None:
     for number in range(3):
         time.sleep(0.007 * place)  # another moment for each

@@ -241,8 +241,8 @@ class Store(Cache, Protocol):
     def signals(self, thread_id: str) -> list[Signal]:
         """Those that nobody has taken yet, oldest first."""
 
-    def signalled(self, name: str, *, limit: int) -> list[str]:
-        """The ids of threads for which signals of this name are kept. Looks at all signals."""
+    def signalled(self) -> list[tuple[str, str, str]]:
+        """Thread, name and the newest id of all signals that nobody has taken yet. Looks at all of them."""
 
     def delete(self, thread_id: str) -> bool:
         """Remove a thread with all its rows, snapshots and signals, and those that it called; False if there was

@@ -187,11 +187,13 @@ class MemoryStore:
         with self._lock:
             return sorted(self._signals.get(thread_id, {}).values())
 
-    def signalled(self, name: str, *, limit: int) -> list[str]:
-        check_text("name", name)
+    def signalled(self) -> list[tuple[str, str, str]]:
+        newest: dict[tuple[str, str], str] = {}
         with self._lock:
-            found = {key for key, sent in self._signals.items() if any(one.name == name for one in sent.values())}
-        return sorted(found)[: max(limit, 0)]
+            for sent in self._signals.values():
+                for one in sent.values():
+                    newest[one.thread_id, one.name] = max(one.id, newest.get((one.thread_id, one.name), ""))
+        return sorted((*key, name) for key, name in newest.items())
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)

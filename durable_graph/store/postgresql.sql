@@ -406,10 +406,8 @@ FROM signals
 WHERE signals.thread_id = :thread_id::VARCHAR ORDER BY signals.id;
 
 -- name: signalled
-SELECT DISTINCT signals.thread_id
-FROM signals
-WHERE signals.name = :name::VARCHAR ORDER BY signals.thread_id
- LIMIT :count::BIGINT;
+SELECT signals.thread_id, signals.name, max(signals.id) AS max_1
+FROM signals GROUP BY signals.thread_id, signals.name ORDER BY signals.thread_id, signals.name;
 
 -- name: take_signal
 DELETE FROM signals WHERE signals.thread_id = :thread_id::VARCHAR AND signals.id = :id::VARCHAR;

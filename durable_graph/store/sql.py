@@ -166,10 +166,8 @@ class SqlStore:
             Signal._make(found) for found in self._run(Database.fetch, *self._sql.signals.bind(thread_id=thread_id))
         ]
 
-    def signalled(self, name: str, *, limit: int) -> list[str]:
-        check_text("name", name)
-        found = self._run(Database.fetch, *self._sql.signalled.bind(name=name, count=_count(limit)))
-        return [thread_id for (thread_id,) in found]
+    def signalled(self) -> list[tuple[str, str, str]]:
+        return [tuple(found) for found in self._run(Database.fetch, *self._sql.signalled.bind())]
 
     def delete(self, thread_id: str) -> bool:
         check_id(thread_id)

@@ -299,8 +299,8 @@ class Statements:
         return select(signals).where(_is(signals.c.thread_id)).order_by(signals.c.id)
 
     def signalled(self) -> ClauseElement:
-        page = select(signals.c.thread_id).where(_is(signals.c.name)).distinct().order_by(signals.c.thread_id)
-        return page.limit(_number("count"))
+        thread_id, name = signals.c.thread_id, signals.c.name
+        return select(thread_id, name, func.max(signals.c.id)).group_by(thread_id, name).order_by(thread_id, name)
 
     def take_signal(self) -> ClauseElement:
         return delete(signals).where(_is(signals.c.thread_id), _is(signals.c.id))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from operator import itemgetter
 
 from durable_graph import drivers
 from durable_graph.core.times import iso
@@ -47,6 +48,7 @@ class _Worker:
         self._staff = Staff(plan)
         self._turns: dict[asyncio.Task[None], tuple[Queue, str]] = {}
         self._not_before: dict[str, float] = {}  # threads that could not be gone on with
+        self._seen: dict[str, str] = {}  # the newest signal that a waiting thread has been woken for
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         plan.stopping.tell(lambda: loop.call_soon_threadsafe(self._changed.set))
@@ -93,6 +95,7 @@ class _Worker:
             pause = UNABLE.total_seconds() if (await self._staff.take_turn(queue, thread_id)).unable else 0.0
         except StoreUnavailableError as error:
             log.warning("%s", error)
+            self._seen.pop(thread_id, None)
             pause = PAUSE
         self._not_before.pop(thread_id, None)
         if pause:
@@ -102,9 +105,11 @@ class _Worker:
 
     def _due(self, queue: Queue, busy: set[str], places: int) -> list[str]:
         found: list[str] = []
-        for thread_id in self._candidates(queue):
+        for thread_id, signal in self._candidates(queue):
             if thread_id not in busy and thread_id not in found and self._may(thread_id):
                 found.append(thread_id)
+                if signal:
+                    self._seen[thread_id] = signal
                 if len(found) == places:
                     break
         return found
@@ -112,23 +117,30 @@ class _Worker:
     def _may(self, thread_id: str) -> bool:
         return self._not_before.get(thread_id, 0.0) <= time.monotonic()
 
-    def _candidates(self, queue: Queue) -> Iterator[str]:
+    def _candidates(self, queue: Queue) -> Iterator[tuple[str, str]]:
+        """Threads, and which signal they are to be woken for."""
         store, now = queue.graph._stored(), iso(drivers.clock())
-        for thread in _of(queue, "running"):
-            if is_abandoned(thread, now):
-                yield thread.thread_id
-        for thread in _of(queue, "queued"):
-            if (thread.wake_at or "") <= now:
-                yield thread.thread_id
+        yield from ((thread.thread_id, "") for thread in _of(queue, "running") if is_abandoned(thread, now))
+        yield from ((thread.thread_id, "") for thread in _of(queue, "queued") if (thread.wake_at or "") <= now)
+        sent = store.signalled()
+        newest = {thread_id: signal for thread_id, name, signal in sorted(sent, key=itemgetter(2)) if name != INBOX}
+        self._seen = {name: signal for name, signal in self._seen.items() if name in newest}
         for thread in _of(queue, "waiting"):
-            if (thread.wake_at is not None and thread.wake_at <= now) or store.signals(thread.thread_id):
-                yield thread.thread_id
-        for thread_id in store.signalled(INBOX, limit=PAGE):
-            found = store.thread(thread_id)
-            if found is not None and found.graph == queue.graph.name and found.status not in UNDER_WAY:
-                waiting = inbox(store, queue.graph._codec, thread_id)
-                if waiting and waiting[0][1]["queue"] == queue.name:
-                    yield thread_id
+            if thread.wake_at is not None and thread.wake_at <= now:
+                yield thread.thread_id, ""
+            elif newest.get(thread.thread_id, "") > self._seen.get(thread.thread_id, ""):
+                yield thread.thread_id, newest[thread.thread_id]  # once: it may not wait for that one
+        yield from ((thread_id, "") for thread_id, name, _ in sent if name == INBOX and _is_next(queue, thread_id))
+
+
+def _is_next(queue: Queue, thread_id: str) -> bool:
+    """Whether the first input in the thread's inbox is this queue's, and may begin."""
+    store = queue.graph._stored()
+    thread = store.thread(thread_id)
+    if thread is None or thread.graph != queue.graph.name or thread.status in UNDER_WAY:
+        return False
+    waiting = inbox(store, queue.graph._codec, thread_id)
+    return bool(waiting) and waiting[0][1]["queue"] == queue.name
 
 
 def _of(queue: Queue, status: str) -> Iterator[Thread]:
