@@ -64,10 +64,14 @@ class Carrier:
         elif self._job is None:
             write(store)
         else:
+            from sqlalchemy.exc import SQLAlchemyError
+
             transaction = store.transaction()
             try:
                 self._told(transaction.connection)
                 write(transaction)
+            except SQLAlchemyError as error:  # of the job: a store's own errors are ours already
+                transaction.raise_ours(error)
             finally:
                 transaction.rollback()
 

@@ -29,6 +29,7 @@ from durable_graph.doctor import examine
 from durable_graph.server import create_app
 from durable_graph.store import migrate, sql
 from durable_graph.store.sql import SqlStore
+from durable_graph.workers import make_tables
 from tests.graphs import PATIENCE, Calls, Runner, at, chain, snapshot_each_barrier
 from tests.serving import serving
 from tests.test_leases import asks
@@ -120,6 +121,14 @@ def test_what_writes_says_that_it_cannot(there: tuple[Runner, Any], postgres_url
         with pytest.raises(StoreUnavailableError, match=r"it is read-only: .*needs the primary"):
             WRITES[name](graph)
         assert [thread.thread_id for thread in graph.threads()] == ["asked", "fork", "t"]
+
+
+def test_nor_can_anything_be_submitted(there: tuple[Runner, Any], postgres_url: str) -> None:
+    make_tables(postgres_url)
+    with Runner("sync", read_only(postgres_url)) as shown:
+        graph = shown.compile(drawing(there[0]))
+        with pytest.raises(StoreUnavailableError, match=r"it is read-only: .*needs the primary"):
+            graph.submit({"log": []}, {"thread_id": "new"})
 
 
 def test_setting_up_says_that_it_cannot(postgres_url: str) -> None:

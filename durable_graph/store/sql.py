@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar, cast
 
 from durable_graph.errors import ArgumentError, CallError, FencedError, StoreError, ThreadExistsError
 from durable_graph.store import (
@@ -648,6 +648,10 @@ class SqlTransaction:
         with suppress(Exception):
             return self._committing and self._store.has(row)
         return False
+
+    def raise_ours(self, error: BaseException) -> NoReturn:
+        """What was raised by who used the connection."""
+        self._database.raise_ours(error)
 
     def rollback(self) -> None:
         if self.connection.closed:
