@@ -105,6 +105,23 @@ def test_a_worker_does_what_is_there(folder: Path, load: Load, cli: Cli) -> None
     assert graph.result({"thread_id": "a"}) == {"n": 1, "context": {"made": "here"}}
 
 
+def test_submitted_on_the_command_line(folder: Path, load: Load, cli: Cli) -> None:
+    given = ("--input", '{"n": 4}')
+    (told,) = records(cli("submit", "jobs:plain", *given, "--thread", "a", "--actor", "Ada", "--json").stdout)
+    graph = load("plain")
+    assert told["thread_id"] == "a"
+    assert [event.metadata["actor"] for event in graph.replay({"thread_id": "a"}, stream_mode="events")] == ["Ada"]
+    later = cli("submit", "jobs:plain", *given, "--after", "1h").stdout.strip()
+    cli("worker", "jobs:plain", "--until-idle", *QUICK)
+    assert graph.result({"thread_id": "a", "run_id": told["run_id"]})["n"] == 5
+    assert graph.thread({"thread_id": later}).status == "queued"
+    with working(graph):
+        told = cli("submit", "jobs:plain", *given, "--wait", "--json").stdout
+    shown = records(told.splitlines()[-1])[0]  # the worker beside us prints, too
+    assert shown == {"result": {"n": 5, "context": None}}
+    assert "unknown key 'x'" in the_error(cli("submit", "jobs:plain", "--input", '{"x": 1}', code=2))
+
+
 def test_wrong_arguments(folder: Path, cli: Cli) -> None:
     assert "no number of runs" in the_error(cli("worker", "jobs:plain", "--queue", "a=b", code=2))
     assert "has no 'nothing'" in the_error(cli("worker", "jobs:plain", "--context", "jobs:nothing", code=2))

@@ -15,7 +15,15 @@ from durable_graph.cli.ending import EXPLAINED, Program
 from durable_graph.cli.options import DATABASES
 
 COMMANDS = {  # in the order in which --help shows them
-    "Run": (running.run, running.resume, running.answer, running.recover, working.worker, serving.serve),
+    "Run": (
+        running.run,
+        running.resume,
+        running.answer,
+        running.recover,
+        serving.serve,
+        working.submit,
+        working.worker,
+    ),
     "Look": (
         *(reading.threads, reading.show, reading.timeline, reading.history, reading.diff, reading.stats),
         *(watching.replay, watching.follow, drawing.graph),

@@ -1,4 +1,4 @@
-"""The command `worker`: runs what was submitted, until it is told to stop."""
+"""The commands `worker`, which runs what was submitted until it is told to stop, and `submit`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from durable_graph.cli.ending import STOPPED, Failure, say
-from durable_graph.cli.options import options
-from durable_graph.cli.show import Column, Output
+from durable_graph import InvalidUpdateError
+from durable_graph.cli.ending import STOPPED, Failure, one_line, say
+from durable_graph.cli.options import age, json_of, options, target_argument
+from durable_graph.cli.show import Column, Output, plain, short
 
 if TYPE_CHECKING:
     from durable_graph.workers import Stopping, Turn
@@ -180,3 +181,55 @@ def _leave(number: int) -> None:
     with suppress(OSError):
         sys.stdout.flush()
     os._exit(STOPPED + number)
+
+
+@click.command()
+@target_argument
+@click.option("--thread", metavar="ID", help="The thread; by default a new one is made.")
+@click.option("--input", "given", required=True, metavar="JSON", help="The input; - reads stdin, @FILE a file.")
+@click.option("--queue", default="default", show_default=True, metavar="NAME", help="Whose workers run it.")
+@click.option("--priority", type=int, default=0, metavar="N", help="Higher ones are taken first; Postgres only.")
+@click.option("--after", metavar="AGE", callback=age, help="It may begin after that time: 90s, 15m, 12h.")
+@click.option("--wait", is_flag=True, help="Wait for its end, and show the result.")
+@options("url", "json", "supersteps", "actor")
+def submit(
+    target: str,
+    thread: str | None,
+    given: str,
+    after: float | None,
+    wait: bool,
+    url: str | None,
+    as_json: bool,
+    limit: int | None,
+    actor: str | None,
+    **wanted: Any,
+) -> None:
+    """Have a worker run a graph, and show the thread's id.
+
+    What was submitted is durable when this ends. The workers need the same MODULE:GRAPH, or a compiled graph of that
+    name.
+    """
+    from durable_graph.cli.target import load_graph
+
+    value = json_of("--input", given)
+    if value is None:
+        raise Failure(2, "--input is null, which is no input")
+    graph, _ = load_graph(target, url)
+    out = Output(as_json)
+    config: dict[str, Any] = {
+        **({} if thread is None else {"thread_id": thread}),
+        **({} if limit is None else {"recursion_limit": limit}),
+        **({} if actor is None else {"metadata": {"actor": actor}}),
+    }
+    try:
+        config = graph.submit(value, config, when=after, **wanted)
+        thread_id, run_id = config["configurable"]["thread_id"], config["run_id"]
+        out.line({"thread_id": thread_id, "run_id": run_id}, Column(thread_id, 0, "bold"))
+        out.flush()
+        if wait:
+            result = graph.result(config)
+            out.line({"result": plain(result)}, Column(short(result)))
+    except InvalidUpdateError as error:
+        raise Failure(2, one_line(error)) from error
+    finally:
+        graph.close()
