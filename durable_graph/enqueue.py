@@ -4,13 +4,17 @@ The rule: a job says only which thread somebody has to go on with. What is to be
 job too many does no harm: whoever takes it finds nothing to do. A job has the thread's id for its lock, so that those
 of one thread are done one after the other.
 
+procrastinate takes no job while an earlier one with its lock is there, also if that waits for its time. So what waits
+has another lock (`later`), and holds up nothing: whoever puts a job for now need not know of it. A thread has one such
+job, for the earliest of its times.
+
 This needs the extra `workers`, and Postgres; procrastinate is imported when the first job is put in.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -42,30 +46,35 @@ def put(connection: Connection, thread_id: str, queue: str, *, priority: int = 0
     _manager(connection).defer_job(_job(thread_id, queue, priority, at))
 
 
-def begin_anew(connection: Connection, thread_id: str, queue: str, *, priority: int, at: datetime | None) -> None:
-    """`put` for a thread that no run is under way on: what was to wake it up at some time is not to hold this up."""
+def put_again(connection: Connection, thread_id: str, queue: str, *, priority: int, at: datetime | None) -> None:
+    """`put` for a thread that may have a job that waits for its time: this one takes its place."""
     manager = _manager(connection)
-    for job in _of(manager, thread_id):
-        if job.status == "todo" and job.scheduled_at is not None:
-            _remove(manager, job)
+    for job in waiting(manager.list_jobs(lock=later(thread_id), task=TASK)):
+        if at is not None and job.scheduled_at is not None:
+            at = min(at, job.scheduled_at)
+        _remove(manager, job)
     manager.defer_job(_job(thread_id, queue, priority, at))
 
 
 def wake(connection: Connection, thread_id: str, queue: str) -> None:
-    """`put` for a thread that may be waiting: in place of the job that waits for its time. If a worker is at the thread
-    just now, that job goes back to wait after this; so this one has to go before it."""
+    """`put_again` for a thread that may be waiting, with the priority that it has."""
     manager = _manager(connection)
-    jobs = _of(manager, thread_id)
-    for job in jobs:
-        if job.status == "todo" and job.scheduled_at is not None:
-            _remove(manager, job)
-    priority = max((job.priority for job in jobs), default=0)
-    manager.defer_job(_job(thread_id, queue, priority + any(job.status == "doing" for job in jobs), None))
+    parked = waiting(manager.list_jobs(lock=later(thread_id), task=TASK))
+    for job in parked:
+        _remove(manager, job)
+    present = parked or manager.list_jobs(lock=thread_id, task=TASK)
+    priority = max((job.priority for job in present if job.status in ("todo", "doing")), default=0)
+    manager.defer_job(_job(thread_id, queue, priority, None))
 
 
-def _of(manager: JobManager, thread_id: str) -> list[Job]:
-    jobs = manager.list_jobs(lock=thread_id, task=TASK)
-    return [job for job in jobs if job.status in ("todo", "doing")]
+def later(thread_id: str) -> str:
+    """The lock of a job that waits for its time."""
+    return f"{thread_id}\x1flater"
+
+
+def waiting(jobs: Iterable[Job]) -> list[Job]:
+    """Those that nobody has taken."""
+    return [job for job in jobs if job.status == "todo"]
 
 
 def _remove(manager: JobManager, job: Job) -> None:
@@ -79,7 +88,7 @@ def _job(thread_id: str, queue: str, priority: int, at: datetime | None) -> Job:
     return Job(
         id=None,
         queue=queue,
-        lock=thread_id,
+        lock=thread_id if at is None else later(thread_id),
         queueing_lock=None,
         task_name=TASK,
         task_kwargs={"thread_id": thread_id},

@@ -7,6 +7,7 @@ the caller's.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from durable_graph.codec import Codec
@@ -25,9 +26,23 @@ Perform = Callable[[Job], None]  # in a transaction of the caller's
 
 
 def inbox(store: Store, codec: Codec, thread_id: str) -> list[tuple[Signal, Any]]:
-    """Inputs that wait for their turn, the oldest first: {"input", "run", "run_id", "queue"}."""
+    """Inputs that wait for their turn, the oldest first: {"input", "run", "run_id", "graph", "queue", "when"}."""
     waiting = [signal for signal in store.signals(thread_id) if signal.name == INBOX]
     return [(signal, signal_value(codec, signal, -1)) for signal in waiting]
+
+
+def has_inputs(store: Store, thread_id: str) -> bool:
+    return any(signal.name == INBOX for signal in store.signals(thread_id))
+
+
+def next_input(store: Store, codec: Codec, thread_id: str, now: datetime) -> tuple[Signal, Any, datetime] | None:
+    """The oldest input whose time has come, or else the one whose time comes first; and when it may begin."""
+    found = [(signal, item, _moment(item["when"], now)) for signal, item in inbox(store, codec, thread_id)]
+    return min(found, key=lambda each: each[2], default=None)
+
+
+def _moment(text: str | None, now: datetime) -> datetime:
+    return now if text is None else max(now, datetime.fromisoformat(text))
 
 
 class Carrier:
@@ -53,6 +68,16 @@ class Carrier:
 
     def send(self, signal: Signal) -> None:
         self._carry(lambda store: store.send(signal))
+
+    def tell(self) -> None:
+        """The job alone."""
+        store: Any = self._store
+        transaction = store.transaction()
+        try:
+            self._told(transaction.connection)
+            transaction.commit()
+        finally:
+            transaction.rollback()
 
     def _carry(self, write: Callable[[Any], None]) -> None:
         store: Any = self._store  # SqlStore, wherever there are jobs or connections

@@ -382,7 +382,15 @@ class Log(Looking):
         sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
         data = self._codec.write(value, "signal", thread_id, sent, name)
         self._codec.check_size(len(data), value, f"The signal {name!r} of thread {thread_id!r}", thread_id=thread_id)
-        Carrier(store, self._waking(thread), None).send(Signal(thread_id, sent, name, data))
+        waking = self._waking(thread)
+        Carrier(store, waking, None).send(Signal(thread_id, sent, name, data))
+        if waking is None and getattr(store, "takes_jobs", False):
+            self._wake(store.thread(thread_id))  # it may have been submitted, and have come to wait, meanwhile
+
+    def _wake(self, thread: Thread | None) -> None:
+        waking = None if thread is None else self._waking(thread)
+        if waking is not None:
+            Carrier(self._stored(), waking, None).tell()
 
     def _waking(self, thread: Thread) -> Job | None:
         """What tells workers of a signal."""

@@ -36,7 +36,7 @@ from durable_graph.errors import (
     RunTimeoutError,
     ThreadBusyError,
 )
-from durable_graph.inbox import INBOX, Carrier, Perform, inbox
+from durable_graph.inbox import INBOX, Carrier, Perform, inbox, next_input
 from durable_graph.log import Log, nothing
 from durable_graph.offload import in_thread
 from durable_graph.opening import Config
@@ -239,13 +239,13 @@ class Submitting(Log):
         thread = store.thread(thread_id)
         continues = input is None or isinstance(input, Command)
         try:
-            if thread is not None and thread.status in UNDER_WAY:
+            if thread is not None and (thread.status in UNDER_WAY or (not continues and self._others_wait(thread_id))):
                 raise ThreadBusyError(thread_id=thread_id, owner=_owner(thread), since=thread.updated_at)
-            self._accept(input, given, wanted, enqueue.put if thread is None else enqueue.begin_anew, perform)
+            self._accept(input, given, wanted, enqueue.put if thread is None else enqueue.put_again, perform)
         except ThreadBusyError:
             if continues:
                 raise
-            self._put_behind(input, wanted, perform)
+            self._put_behind(input, wanted, thread, perform)
         return {"configurable": {"thread_id": thread_id}, "run_id": wanted.run_id}
 
     def _accept(
@@ -271,16 +271,32 @@ class Submitting(Log):
         for _ in session.sync():
             pass
 
-    def _put_behind(self, input: Any, wanted: Wanted, perform: Perform | None) -> None:
-        """The input in the inbox, and its job."""
+    def _others_wait(self, thread_id: str) -> bool:
+        """Whether there are inputs whose turn it is before ours, on a thread that is about to be gone on with."""
+        now = datetime.fromtimestamp(drivers.clock(), UTC)
+        found = next_input(self._stored(), self._codec, thread_id, now)
+        return found is not None and found[2] <= now
+
+    def _put_behind(self, input: Any, wanted: Wanted, thread: Thread | None, perform: Perform | None) -> None:
+        """The input in the inbox, and its job: for those who have the thread, who send it on."""
         value = self._accepts(input)
         accept_input(self._graph, value)
         sent = f"{iso(drivers.rising_clock())}-{uuid.uuid4().hex[:8]}"
-        item = {"input": value, "run": wanted.kept, "run_id": wanted.run_id, "queue": wanted.queue}
+        item = {
+            "input": value,
+            "run": wanted.kept,
+            "run_id": wanted.run_id,
+            "graph": self._graph.name,
+            "queue": wanted.queue,
+            "when": wanted.wake_at,
+        }
         thread_id, about = wanted.thread_id, f"The input for thread {wanted.thread_id!r}"
         data = self._codec.write(item, "signal", thread_id, sent, INBOX)
         self._codec.check_size(len(data), item, about, thread_id=thread_id)
-        self._carrier(wanted, enqueue.put, perform).send(Signal(thread_id, sent, INBOX, data))
+        if thread is not None and thread.status in UNDER_WAY and thread.graph == self._graph.name:
+            wanted = wanted._replace(queue=thread.queue or wanted.queue, at=_later(wanted.at, thread))
+        put = enqueue.put if wanted.at is None else enqueue.put_again
+        self._carrier(wanted, put, perform).send(Signal(thread_id, sent, INBOX, data))
 
     def _carrier(self, wanted: Wanted, put: Callable[..., None], perform: Perform | None) -> Carrier:
         store = self._stored()
@@ -375,6 +391,14 @@ def _moment(when: datetime | timedelta | float | None) -> datetime | None:
             argument="when", problem=f"{when!r} is no time to come", fix="Give seconds, a timedelta or a datetime."
         )
     return datetime.fromtimestamp(drivers.clock() + seconds, UTC)
+
+
+def _later(at: datetime | None, thread: Thread) -> datetime | None:
+    """Not before the run that is to begin at a time."""
+    if thread.status != "queued" or thread.wake_at is None:
+        return at
+    begins = datetime.fromisoformat(thread.wake_at)
+    return begins if at is None else max(at, begins)
 
 
 def _owner(thread: Thread) -> str:

@@ -617,6 +617,9 @@ class SqlTransaction:
     def send(self, signal: Signal) -> None:
         self._end([(self._store.sending(signal), None)], None)
 
+    def commit(self) -> None:
+        self._end([], None)
+
     def _end(self, planned: Sequence[tuple[Bound, Row | None]], last: Row | None) -> None:
         try:
             self._check_whole()

@@ -42,6 +42,7 @@ class Turn(NamedTuple):
     status: str  # of the thread now; "" if there is none
     again: datetime | None  # when to come back, in the year 9999 to one that waits for a signal alone; None: it is done
     unable: bool  # it cannot go on, for a reason that has been logged
+    where: str = ""  # procrastinate's queue to come back from; "": the same
 
 
 Tell = Callable[[str, str, Turn], None]

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from operator import itemgetter
 
 from durable_graph import drivers
 from durable_graph.core.times import iso
 from durable_graph.errors import CallError, StoreUnavailableError
-from durable_graph.inbox import INBOX, inbox
+from durable_graph.inbox import INBOX, next_input
 from durable_graph.offload import in_thread
 from durable_graph.recovery import is_abandoned
 from durable_graph.store import Thread
@@ -48,7 +49,7 @@ class _Worker:
         self._staff = Staff(plan)
         self._turns: dict[asyncio.Task[None], tuple[Queue, str]] = {}
         self._not_before: dict[str, float] = {}  # threads that could not be gone on with
-        self._seen: dict[str, str] = {}  # the newest signal that a waiting thread has been woken for
+        self._seen: dict[str, str] = {}  # of waiting threads: since when, and the newest signal that they were woken for
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         plan.stopping.tell(lambda: loop.call_soon_threadsafe(self._changed.set))
@@ -118,7 +119,7 @@ class _Worker:
         return self._not_before.get(thread_id, 0.0) <= time.monotonic()
 
     def _candidates(self, queue: Queue) -> Iterator[tuple[str, str]]:
-        """Threads, and which signal they are to be woken for."""
+        """Threads, and since when, and for which signal, those that wait are to be woken."""
         store, now = queue.graph._stored(), iso(drivers.clock())
         yield from ((thread.thread_id, "") for thread in _of(queue, "running") if is_abandoned(thread, now))
         yield from ((thread.thread_id, "") for thread in _of(queue, "queued") if (thread.wake_at or "") <= now)
@@ -128,19 +129,24 @@ class _Worker:
         for thread in _of(queue, "waiting"):
             if thread.wake_at is not None and thread.wake_at <= now:
                 yield thread.thread_id, ""
-            elif newest.get(thread.thread_id, "") > self._seen.get(thread.thread_id, ""):
-                yield thread.thread_id, newest[thread.thread_id]  # once: it may not wait for that one
+            elif thread.thread_id in newest:
+                wait = f"{thread.updated_at} {newest[thread.thread_id]}"
+                if wait != self._seen.get(thread.thread_id):
+                    yield thread.thread_id, wait  # once: it may not wait for that one
         yield from ((thread_id, "") for thread_id, name, _ in sent if name == INBOX and _is_next(queue, thread_id))
 
 
 def _is_next(queue: Queue, thread_id: str) -> bool:
-    """Whether the first input in the thread's inbox is this queue's, and may begin."""
-    store = queue.graph._stored()
+    """Whether the next input in the thread's inbox is this queue's, and may begin."""
+    store, now = queue.graph._stored(), datetime.fromtimestamp(drivers.clock(), UTC)
     thread = store.thread(thread_id)
-    if thread is None or thread.graph != queue.graph.name or thread.status in UNDER_WAY:
+    if thread is None or thread.status in UNDER_WAY:
         return False
-    waiting = inbox(store, queue.graph._codec, thread_id)
-    return bool(waiting) and waiting[0][1]["queue"] == queue.name
+    found = next_input(store, queue.graph._codec, thread_id, now)
+    if found is None:
+        return False
+    _, item, begins = found
+    return (item["graph"], item["queue"]) == (queue.graph.name, queue.name) and begins <= now
 
 
 def _of(queue: Queue, status: str) -> Iterator[Thread]:

@@ -18,7 +18,7 @@ class Staff:
 
     async def take_turn(self, queue: Queue, thread_id: str) -> Turn:
         """See `turn.take_turn`. Who is cancelled meanwhile learns of it when the turn has ended."""
-        given = (queue.graph, thread_id, self._plan.context, self._plan.stopping.is_set)
+        given = (queue.graph, queue.name, thread_id, self._plan.context, self._plan.stopping.is_set)
         if queue.graph.is_async:
             turn = await atake_turn(*given)
         else:

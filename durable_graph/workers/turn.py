@@ -21,30 +21,29 @@ from durable_graph.core.model import RetryPolicy
 from durable_graph.core.position import Position
 from durable_graph.core.projection import Shaper
 from durable_graph.core.rows import Call
-from durable_graph.core.times import iso
-from durable_graph.enqueue import NEVER, QUEUE
+from durable_graph.enqueue import NEVER, full_queue
 from durable_graph.errors import FencedError, StoreUnavailableError, ThreadBusyError, ThreadWaitingError
-from durable_graph.inbox import inbox
+from durable_graph.inbox import has_inputs, next_input
 from durable_graph.offload import in_thread
 from durable_graph.prune import STATUSES
 from durable_graph.session import Options, Session, given_config
-from durable_graph.store import Thread
+from durable_graph.store import Store, Thread
 from durable_graph.submission import UNDER_WAY
 from durable_graph.workers.plan import Turn
 
 AT_REST = frozenset(STATUSES) - UNDER_WAY
 UNABLE = timedelta(seconds=60)  # to wait with a thread that cannot be gone on with, as its graph was changed, say
-BUSY = timedelta(seconds=1)  # and behind the end of another's lease
+BUSY = timedelta(seconds=5)  # and with one that somebody else has, who may end at any time
 
 log = logging.getLogger("durable_graph.workers")
 Stop = Callable[[], bool]
 
 
-def take_turn(graph: CompiledGraph[Any], thread_id: str, context: Any, stop: Stop) -> Turn:
-    """Go on with a thread, and then with the inputs in its inbox. stop: asked after each step. Raises
-    StoreUnavailableError."""
-    unable = again = False
-    while not stop() and (session := _next(graph, thread_id, context, again=again)) is not None:
+def take_turn(graph: CompiledGraph[Any], queue: str, thread_id: str, context: Any, stop: Stop) -> Turn:
+    """Go on with a thread, and then with the inputs in its inbox that are for this queue. stop: asked after each step.
+    Raises StoreUnavailableError."""
+    again = False
+    while isinstance(session := _next(graph, queue, thread_id, context, again, stop()), Session):
         again = True
         try:
             with closing(session.sync()) as steps:
@@ -52,19 +51,18 @@ def take_turn(graph: CompiledGraph[Any], thread_id: str, context: Any, stop: Sto
                     if stop():
                         break
         except Exception as error:
-            unable = _is_over(session, thread_id, error)
-            if unable:
-                break
-    return _come_back(graph, thread_id, unable)
+            if _is_over(session, thread_id, error):
+                return _unable(graph, thread_id)
+    return session
 
 
-async def atake_turn(graph: CompiledGraph[Any], thread_id: str, context: Any, stop: Stop) -> Turn:
+async def atake_turn(graph: CompiledGraph[Any], queue: str, thread_id: str, context: Any, stop: Stop) -> Turn:
     """`take_turn` for graphs with async nodes."""
-    unable = again = False
-    while not stop():
-        session = await in_thread(partial(_next, graph, thread_id, context, again=again))
-        if session is None:
-            break
+    again = False
+    while True:
+        session = await in_thread(partial(_next, graph, queue, thread_id, context, again, stop()))
+        if not isinstance(session, Session):
+            return session
         again = True
         try:
             async with aclosing(session.asynchronous()) as steps:
@@ -72,31 +70,41 @@ async def atake_turn(graph: CompiledGraph[Any], thread_id: str, context: Any, st
                     if stop():
                         break
         except Exception as error:
-            unable = _is_over(session, thread_id, error)
-            if unable:
-                break
-    return await in_thread(partial(_come_back, graph, thread_id, unable))
+            if _is_over(session, thread_id, error):
+                return await in_thread(partial(_unable, graph, thread_id))
 
 
 # --- what is to be done ---------------------------------------------------------------------------
 
 
-def _next(graph: CompiledGraph[Any], thread_id: str, context: Any, *, again: bool) -> Session | None:
-    """The run that is under way on the thread, or else the next input in its inbox. again: a run has just ended here,
-    or is to be gone on with later."""
-    store = graph._stored()
-    thread = store.thread(thread_id)
+def _next(
+    graph: CompiledGraph[Any], queue: str, thread_id: str, context: Any, again: bool, stopping: bool
+) -> Session | Turn:
+    """The run that is under way on the thread, or else the next input in its inbox; or when to come back. again: a run
+    has just ended here, or is to be gone on with later."""
+    store, now = graph._stored(), datetime.fromtimestamp(drivers.clock(), UTC)
+    thread, here = store.thread(thread_id), full_queue(graph.name, queue)
     if thread is None:
-        return None
+        return Turn("", None, False)
     if thread.status in UNDER_WAY:
-        too_early = thread.status == "queued" and (thread.wake_at or "") > iso(drivers.clock())
-        facts = {"adapt": partial(_adapted, graph), "statuses": UNDER_WAY, "queue": thread.queue or QUEUE}
-        return None if again or too_early else _session(graph, thread_id, None, context, facts)
-    for signal, item in inbox(store, graph._codec, thread_id):
-        facts = {"taken": [signal.id], "statuses": AT_REST, "queue": item["queue"]}
-        facts |= _facts(graph, thread_id, item["run"], item["run_id"])
-        return _session(graph, thread_id, item["input"], context, facts)
-    return None
+        where = here if thread.queue is None else full_queue(thread.graph, thread.queue)
+        early = thread.status == "queued" and _time(thread.wake_at, now) > now
+        if again and not stopping:
+            return Turn(thread.status, _again(store, thread, now), False, where)
+        if stopping or early or where != here:  # who has not looked does not know that there is time
+            return Turn(thread.status, _time(thread.wake_at, now) if early else now, False, where)
+        facts = {"adapt": partial(_adapted, graph), "statuses": UNDER_WAY, "queue": queue}
+        return _session(graph, thread_id, None, context, facts)
+    found = next_input(store, graph._codec, thread_id, now)
+    if found is None:
+        return Turn(thread.status, None, False)
+    signal, item, at = found
+    where = full_queue(item["graph"], item["queue"])
+    if stopping or at > now or where != here:
+        return Turn(thread.status, at, False, where)
+    facts = {"taken": [signal.id], "statuses": AT_REST, "queue": queue}
+    facts |= _facts(graph, thread_id, item["run"], item["run_id"])
+    return _session(graph, thread_id, item["input"], context, facts)
 
 
 def _session(graph: CompiledGraph[Any], thread_id: str, input: Any, context: Any, facts: Mapping[str, Any]) -> Session:
@@ -151,19 +159,19 @@ def _is_over(session: Session, thread_id: str, error: Exception) -> bool:
     return not begun
 
 
-def _come_back(graph: CompiledGraph[Any], thread_id: str, unable: bool) -> Turn:
+def _unable(graph: CompiledGraph[Any], thread_id: str) -> Turn:
     thread = graph._stored().thread(thread_id)
-    now = datetime.fromtimestamp(drivers.clock(), UTC)
-    again = now + UNABLE if unable else None if thread is None else _again(thread, now)
-    return Turn("" if thread is None else thread.status, again, unable)
+    return Turn("" if thread is None else thread.status, datetime.fromtimestamp(drivers.clock(), UTC) + UNABLE, True)
 
 
-def _again(thread: Thread, now: datetime) -> datetime | None:
+def _again(store: Store, thread: Thread, now: datetime) -> datetime:
+    """When a run that cannot be gone on with just now can."""
     if thread.status == "running":  # somebody else has it
-        return max(now, _time(thread.lease_expires_at, now)) + BUSY
-    if thread.status == "queued":
-        return _time(thread.wake_at, now)
-    return _time(thread.wake_at, NEVER) if thread.status == "waiting" else None
+        return now + BUSY
+    at = _time(thread.wake_at, NEVER if thread.status == "waiting" else now)
+    if thread.queue is None and has_inputs(store, thread.thread_id):
+        return min(at, now + UNABLE)  # somebody else's run, of whose end nobody tells
+    return at
 
 
 def _time(text: str | None, otherwise: datetime) -> datetime:
