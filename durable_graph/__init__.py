@@ -39,6 +39,7 @@ from durable_graph.errors import (
     DurableGraphError,
     EmptyInputError,
     EncryptionKeyError,
+    ExecutorError,
     ExportError,
     FencedError,
     GraphBubbleUp,
@@ -63,7 +64,9 @@ from durable_graph.errors import (
     ThreadWaitingError,
     TooLargeError,
     UnknownInterruptError,
+    UnsendableError,
     UnstorableValueError,
+    WorkerLostError,
 )
 from durable_graph.functional import entrypoint, task
 from durable_graph.graph import StateGraph
@@ -96,6 +99,7 @@ __all__ = [
     "EmptyInputError",
     "EncryptionKeyError",
     "Entry",
+    "ExecutorError",
     "ExportError",
     "FencedError",
     "Finding",
@@ -153,8 +157,10 @@ __all__ = [
     "TypeHook",
     "UnknownInterruptError",
     "Unregistered",
+    "UnsendableError",
     "UnstorableValueError",
     "Wait",
+    "WorkerLostError",
     "add_messages",
     "declare_replayable",
     "draw_timeline",

@@ -417,10 +417,19 @@ class CompiledGraph(Submitting, Generic[StateT]):
         return self._stored() if self._cache is True else self._cache
 
     def close(self) -> None:
-        """Give back the database connections, the cache's too. The graph opens them again when used again."""
+        """Give back the database connections, the cache's too, and end the executors that this graph and those that are
+        its nodes have made. The graph opens them again when used again."""
+        self._end_executors()
         super().close()
         if self._cache and self._cache is not True:
             self._cache.close()
+
+    def _end_executors(self) -> None:
+        for pool in {node.executor for node in self._graph.nodes.values()} - {None}:
+            pool.close()
+        for node in self._graph.nodes.values():
+            if isinstance(node.call, Subgraph):
+                node.call.graph._end_executors()
 
     # --- the graph itself ---------------------------------------------------------------------
 

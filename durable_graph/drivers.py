@@ -54,6 +54,7 @@ from durable_graph.core.schema import is_coroutine
 from durable_graph.core.task import Steps
 from durable_graph.crew import Crew, Work
 from durable_graph.errors import CallError, NodeTimeoutError, StoreError
+from durable_graph.executors import Awaited
 from durable_graph.offload import Offload, settled, thrown_in
 from durable_graph.store import Store, Transaction
 from durable_graph.transactions import Transactions, Turn
@@ -155,6 +156,7 @@ class _Threads:
         self._active: set[Job] = set()  # started, and not yet told of as finished
         self._idle: set[Job] = set()  # and not begun: who takes it out may begin it, or take it back
         self._lock = threading.Lock()
+        self._elsewhere = Awaited()
         self._halt = threading.Event()  # nothing begins any more
         # What finishes while the consumer is busy shares a commit; a crew's worth of it, then the crew has to wait.
         self._arrived: queue.SimpleQueue[Arrival | Turn] = queue.SimpleQueue()
@@ -179,7 +181,7 @@ class _Threads:
 
     def _ready(self, job: Job) -> Work:
         job.tell, job.spawn, job.recall = self._tell, self._spawn, _settled_future
-        job.begin = partial(self._begin, job)
+        job.begin, job.awaits = partial(self._begin, job), self._elsewhere.result
         return partial(contextvars.copy_context().run, self._work, job)
 
     def _tell(self, item: Arrival) -> None:
@@ -231,7 +233,10 @@ class _Threads:
                 self._idle.remove(job)
             except KeyError:
                 return  # taken back
-        self._arrived.put(run_job(job))
+        finished = run_job(job)
+        if self._elsewhere.has_taken(job):
+            return
+        self._arrived.put(finished)
         if self._arrived.qsize() >= self._most:
             self._wait_for_room()
 
@@ -281,11 +286,13 @@ class _Threads:
             while True:
                 idle.append(self._idle.pop())
         self._halt.set()
+        idle += self._elsewhere.take_back()
         self._active.difference_update(idle)
         return idle
 
     def close(self) -> None:
         self._halt.set()
+        self._elsewhere.close()
         with self._room:
             self._closing = True
             self._room.notify_all()
@@ -441,6 +448,7 @@ class _Tasks:
         self._begun: set[Job] = set()
         self._items: deque[Arrival | Turn] = deque()
         self._arrived = asyncio.Event()
+        self._elsewhere = Awaited()
         self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
         self._replies: set[Future[Any]] = set()
         self._closed = False
@@ -464,6 +472,7 @@ class _Tasks:
         loop = asyncio.get_running_loop()
         job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
         job.recall, job.begin = partial(self._recall, loop), partial(self._begin, loop, job)
+        job.awaits = self._elsewhere.result
         started = clock()
         try:
             result = await self._steps(job)
@@ -471,7 +480,8 @@ class _Tasks:
             item = Finished(job, None, _passable(error), started, clock())
         else:
             item = Finished(job, result, None, started, clock())
-        self._put(item)
+        if not self._elsewhere.has_taken(job):
+            self._put(item)
 
     async def _steps(self, job: Job) -> Any:
         steps = job.steps
@@ -630,10 +640,12 @@ class _Tasks:
         for task in waiting:
             task.cancel()
         known = {*self._running.values(), *self._begun}
-        return [*waiting.values(), *(job for job in jobs if job not in known)]
+        taken = self._elsewhere.take_back()
+        return [*waiting.values(), *taken, *(job for job in jobs if job not in known)]
 
     async def close(self) -> None:
         self._closed = True
+        self._elsewhere.close()
         try:
             self._let_go()
             self._let_go_of_calls()

@@ -8,6 +8,7 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── InvalidUpdateError
     │   ├── UnstorableValueError (TypeError)
     │   │   └── TooLargeError
+    │   ├── UnsendableError (TypeError)
     │   ├── MutatedInputError (RuntimeError)
     │   ├── NodeTimeoutError
     │   └── RoutingError
@@ -26,6 +27,8 @@ The first split is who has to act; each message says what happened, where, and w
     │   ├── RunFailedError
     │   ├── RunStoppedError
     │   └── RunTimeoutError (TimeoutError)
+    ├── ExecutorError                        whoever runs the executor
+    │   └── WorkerLostError
     ├── ChangedGraphError                    whoever changed the code under a running thread
     │   └── MigrationError
     └── StoreError                           whoever runs the database
@@ -98,6 +101,11 @@ class TooLargeError(UnstorableValueError):
     """{where}: {path} takes {size:,} bytes of a row of {row:,}, and a row may have {limit:,}. It was not written. Keep
     what is large in a file and its name in the state, or raise the limit:
     compile(limits=Limits(row_bytes=...))."""
+
+
+class UnsendableError(NodeCodeError, TypeError):
+    """Node {node!r} of thread {thread_id!r} runs on an executor in another process, and {what} cannot be sent:
+    {problem}. {fix} Nothing was recorded of this attempt; mend it and continue the thread."""
 
 
 class MutatedInputError(NodeCodeError, RuntimeError):
@@ -193,6 +201,19 @@ class ChangedGraphError(DurableGraphError):
 
 class MigrationError(ChangedGraphError):
     """The migration function cannot convert the state of thread {thread_id!r} at step {step}: {problem}. {fix}"""
+
+
+# --- whoever runs the executor ----------------------------------------------------------------
+
+
+class ExecutorError(DurableGraphError):
+    """Node {node!r} of thread {thread_id!r} has no result from its executor: {problem}. {fix}"""
+
+
+class WorkerLostError(ExecutorError):
+    """A worker died while node {node!r} of thread {thread_id!r} ran ({problem}): loss {lost} of {limit} in this run. At
+    the last one nothing ran beside it, and the task has failed: it is what ends its worker. See what it does there
+    (memory, exit, a crash in a library), then continue the thread: what has a row does not run again."""
 
 
 # --- whoever runs the database ----------------------------------------------------------------

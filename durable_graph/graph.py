@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Generic, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -34,9 +35,11 @@ from durable_graph.core.position import DEFAULT_HANDLER, HANDLER
 from durable_graph.core.schema import Schema, field_checks, is_coroutine, read_schema, wanted_arguments
 from durable_graph.encryption import EncryptionKey
 from durable_graph.errors import DrawingError
+from durable_graph.executors import Making, Pool, check
 from durable_graph.limits import Limits
 from durable_graph.messages import decided, message_types
 from durable_graph.opening import NO_STORE, inherited, open_cache, open_encryption, open_store, refuse
+from durable_graph.session import Subgraph
 from durable_graph.store import Cache, Store
 
 StateT = TypeVar("StateT")
@@ -136,6 +139,7 @@ class StateGraph(Generic[StateT]):
         error_handler: Callable[..., Any] | None = None,
         destinations: Mapping[str, str] | Sequence[str] | None = None,
         trace_policy: None = None,
+        executor: Executor | Making | Literal[False] | None = None,
     ) -> Self:
         """Add a function as a node.
 
@@ -154,6 +158,8 @@ class StateGraph(Generic[StateT]):
             to go on.
         destinations: where a Command of it may lead, for the picture; by default what its return annotation names.
         trace_policy: of LangGraph's; refused, as nothing is traced.
+        executor: where the function is called, as in compile(); False: in a thread of the run, whatever compile() says.
+            Only for plain functions: the error handler stays with the run, as do routers.
 
         Raises DrawingError for a name that is taken, reserved or missing, and for what is no function.
         """
@@ -177,6 +183,7 @@ class StateGraph(Generic[StateT]):
         policy = policy_of(timeout)
         if policy is not None:
             _check_stoppable(name, call)
+        _check_executor(name, call, executor)
         handler = None
         if error_handler is not None:
             handler = HANDLER + name
@@ -191,6 +198,7 @@ class StateGraph(Generic[StateT]):
             timeout=policy,
             cache=cache_policy,
             error_handler=handler,
+            executor=executor,
             destinations=_labels(destinations) if destinations is not None else dict.fromkeys(ends),
             metadata=dict(metadata or {}),
         )
@@ -286,6 +294,7 @@ class StateGraph(Generic[StateT]):
         aliases: Mapping[str, str] | None = None,
         migrate: Callable[[dict[str, Any]], Any] | None = None,
         strict: bool = False,
+        executor: Executor | Making | None = None,
     ) -> CompiledGraph[StateT]:
         """Check the drawing and make it runnable.
 
@@ -319,6 +328,11 @@ class StateGraph(Generic[StateT]):
             node then works on a copy of the state, which is compared afterwards: time in proportion to the state. For
             tests and for finding such nodes. Not for what a Send brings, which is the node's own, nor for the nodes of
             subgraphs, which are compiled by themselves.
+        executor: of `concurrent.futures`, in which nodes that are plain functions are called, but for error handlers:
+            a ThreadPoolExecutor, a ProcessPoolExecutor, a Dask client's. An instance is the caller's to shut down.
+            A function that takes nothing and makes one (functools.partial(ProcessPoolExecutor, 4)): made when first
+            needed, again when its workers have died, and ended by `graph.close()`. Async nodes, langchain-core's
+            runnables and subgraphs are called as without. See the README for what nodes can do in another process.
         store, transformers: of LangGraph's; refused, as there is nothing here that they could change.
 
         Raises DrawingError naming the node and the fix; ArgumentError for a URL that cannot be used.
@@ -338,6 +352,7 @@ class StateGraph(Generic[StateT]):
         )
         if strict:
             graph = replace(graph, nodes={name: replace(node, strict=True) for name, node in graph.nodes.items()})
+        graph = replace(graph, nodes=_placed(graph.nodes, executor))
         below = [kind for sub in self._subgraphs.values() for kind in sub.types]
         known = without_doubles([*_storable(self._schemas), *types, *below, *message_types()])
         codec = Codec([*RECORDED, *known], open_encryption(encryption_key), limits)
@@ -479,6 +494,38 @@ def _check_stoppable(name: str, call: Any) -> None:
             problem=f"node {name!r} has a timeout but is no async function",
             fix="A running plain function cannot be stopped: make it async, or give it a timeout of its own.",
         )
+
+
+def _check_executor(name: str, call: Any, executor: Any) -> None:
+    check(executor, f"node {name!r}")
+    if executor and not _can_be_sent(call):
+        raise DrawingError(
+            problem=f"node {name!r} has an executor but is no plain function",
+            fix="An async node runs in its caller's event loop, a subgraph in the run above it: leave executor= out.",
+        )
+
+
+def _can_be_sent(call: Any) -> bool:
+    return not isinstance(call, Subgraph) and not is_coroutine(call) and not hasattr(call, "acall")
+
+
+def _placed(nodes: Mapping[str, Node], default: Any) -> dict[str, Node]:
+    """Each with its pool, or None. Nodes that were given the same executor share one."""
+    check(default, "compile()")
+    pools: dict[int, Pool] = {}
+    placed = {}
+    for name, node in nodes.items():
+        given = node.executor
+        if (
+            given is None
+            and _can_be_sent(node.call)
+            and name != START
+            and not name.startswith((HANDLER, DEFAULT_HANDLER))
+        ):
+            given = default
+        pool = pools.setdefault(id(given), Pool(given)) if given else None
+        placed[name] = node if node.executor is pool else replace(node, executor=pool)
+    return placed
 
 
 def _named(node: Any, action: Any) -> tuple[str, Any]:

@@ -113,6 +113,11 @@ class Session:
         if given.thread_id is not None:
             parts.codec.limits.check_id(given.thread_id)
         below = caller is not None and not settings.get("updates") and _is_below(caller, parts, given)
+        if below and caller is not None and caller._away:
+            raise CallError(
+                problem=f"node {caller.node!r} calls a graph, and is in another process than its run",
+                fix="Give the node executor=False or an executor of threads, or the graph a thread_id of its own.",
+            )
         self._caller = caller if below else None
         self._parts = parts
         self._given = given
@@ -180,10 +185,12 @@ class Session:
 
     @property
     def _live(self) -> bool:
-        """Whether something has to get out while a node runs: then even a single one runs beside us."""
+        """Whether something has to get out while a node runs, or it waits for an executor: then even a single one runs
+        beside us."""
         above = self._link.shaper
         modes = {*self._shaper.modes, *above.modes}
-        return bool(modes & SPOKEN) or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+        live = bool(modes & SPOKEN) or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
+        return live or self._parts.graph.has_executors
 
     def _surround(self, config: dict[str, Any], ear: Any) -> Any:
         """langchain-core's callbacks for a node, if the application uses it: they hear what chat models say."""

@@ -43,6 +43,8 @@ FLOORS = (  # lowest first
     {"core.gantt", "core.jobs", "core.stats", "transactions"},
     {"core.entry"},
     {"core.run"},
+    {"parcels"},
+    {"executors"},
     {"drivers"},
     {"beat", "prune", "recovery", "unfinished", "watch"},
     {"search", "session", "spans"},
@@ -120,7 +122,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
 PYTHON = sys.stdlib_module_names | {"annotationlib"}  # 3.14 has it
 # importing stays quick
 NOT_AT_START = {"alembic", "click", "cryptography", "langchain_core", "psycopg", "pydantic", "resvg_py", "rich"}
-NOT_AT_START |= {"opentelemetry", "procrastinate", "sqlalchemy", "starlette", "uvicorn"}
+NOT_AT_START |= {"cloudpickle", "distributed", "opentelemetry", "procrastinate", "sqlalchemy", "starlette", "uvicorn"}
 
 # What stands above the shop window uses the names in it, and these. Upgrading a schema is for operators, not programs.
 # The server has to know what a run emits before it is shown, and where in the log that stands.

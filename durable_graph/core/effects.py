@@ -59,8 +59,15 @@ class Reply(Protocol):
     def set_exception(self, error: BaseException, /) -> None: ...
 
 
+LOSSES = 3  # attempts of a task in one run that may lose their worker; as many deaths as Dask allows by default
+
+
 def _nobody() -> None:
     pass
+
+
+def _result(job: Job, future: Any) -> Any:
+    return future.result()
 
 
 class Job:
@@ -84,6 +91,7 @@ class Job:
     retry: Sequence[RetryPolicy] = ()
     handler: str | None = None  # node that takes over
     error: NodeError | None = None  # that it handles
+    losses = 0  # attempts of this run that an executor has lost
     parent: Job | None = None  # of a call of a @task: the job that called it
     reply: Reply  # of such a call, made by `spawn`: takes the result once that is durable
 
@@ -92,6 +100,7 @@ class Job:
     make_runtime: Callable[[Job], Any]
 
     # set by the driver
+    awaits: Callable[[Job, Any], Any] = staticmethod(_result)  # the result of a future from elsewhere, in its thread
     begin: Callable[[bool], Any]  # begins its transaction; True: gives something to await
     tell: Callable[[Arrival], None]  # brings something to `Next` while the job runs
     spawn: Callable[[Job], Any]  # begins a call of a @task as a job of its own, returns a future of its result

@@ -301,6 +301,7 @@ class Node:
     timeout: TimeoutPolicy | None = None
     cache: CachePolicy[Any] | None = None
     error_handler: str | None = None  # the node that takes over when this one has failed for good
+    executor: Any = None  # an executors.Pool that its function is called in; None: here
     destinations: Mapping[str, str | None] = field(default_factory=dict)  # for the picture only
     metadata: Mapping[str, Any] = field(default_factory=dict)
     strict: bool = False  # it is an error if it changes its input in place
@@ -328,13 +329,15 @@ class Graph:
     reduced: frozenset[str] = field(init=False)  # channels with a reducer
     chats: tuple[str, ...] = field(init=False)  # channels that hold lists of messages
     deferred: frozenset[str] = field(init=False)  # nodes
+    has_executors: bool = field(init=False)
 
     def __post_init__(self) -> None:
         channels, nodes = self.channels.items(), self.nodes.items()
-        derived = {
+        derived: dict[str, Any] = {
             "reduced": frozenset([name for name, channel in channels if channel.reducer is not None]),
             "chats": tuple([name for name, channel in channels if channel.operation == "messages"]),
             "deferred": frozenset([name for name, node in nodes if node.defer]),
+            "has_executors": any(node.executor is not None for _, node in nodes),
         }
         for name, value in derived.items():
             object.__setattr__(self, name, value)

@@ -13,6 +13,7 @@ from typing import Any
 
 from durable_graph.core.channels import detached
 from durable_graph.core.effects import (
+    LOSSES,
     Ask,
     Begun,
     Cancel,
@@ -47,6 +48,7 @@ from durable_graph.errors import (
     NodeCodeError,
     ParentCommand,
     UnstorableValueError,
+    WorkerLostError,
 )
 from durable_graph.store import Entry as Cached
 
@@ -229,17 +231,19 @@ class Run(Entry):
         reply.set_result(item.result)
 
     def _next_attempt(self, item: Finished, winding_down: bool) -> Job | None:
-        """After a failure: the same task again if its retry policy says so, else with its error handler, if
-        it has one."""
+        """After a failure: the same task again if its worker was lost or its retry policy says so, else with its error
+        handler, if it has one."""
         error, job = item.error, item.job
         if not isinstance(error, Exception) or isinstance(error, GraphBubbleUp) or winding_down or self.stopped:
             return None
-        policy = next((policy for policy in job.retry if policy.matches(error)), None)
-        failed = len(job.failures) - job.inherited + 1
-        if policy is not None and failed < policy.max_attempts:
-            attempt = job.attempt + 1
-            again = job.again(attempt) if job.parent is not None else self._job(job.task, attempt, job.error)
-            again.scope, again.inherited = job.scope, job.inherited  # an error handler's stay its own
+        lost = isinstance(error, WorkerLostError)
+        policy = None if lost else next((policy for policy in job.retry if policy.matches(error)), None)
+        failed = len(job.failures) - job.inherited - job.losses + 1
+        if lost and job.losses + 1 < LOSSES:
+            again = self._again(job)
+            again.losses += 1
+        elif policy is not None and failed < policy.max_attempts:
+            again = self._again(job)
             again.delay, again.jitter = policy.interval(failed), policy.jitter
         elif job.handler is not None:
             # questions of its own: it must not take the node's answers for its own
@@ -253,6 +257,12 @@ class Run(Entry):
         _hand_over(job, again)
         if job.parent is not None:
             again.reply = job.reply
+        return again
+
+    def _again(self, job: Job) -> Job:
+        attempt = job.attempt + 1
+        again = job.again(attempt) if job.parent is not None else self._job(job.task, attempt, job.error)
+        again.scope, again.inherited, again.losses = job.scope, job.inherited, job.losses  # a handler's stay its own
         return again
 
     def _given_up(self, job: Job) -> Recorded:

@@ -53,6 +53,7 @@ class Runtime(Generic[ContextT]):
     _connect: Callable[[bool], Any] | None = None  # begins the transaction of `connection`; True: to be awaited
 
     _holds: Callable[[], bool] = lambda: False  # its transaction keeps all other writers waiting
+    _away: bool = False  # the node runs in another process than its run
 
     @property
     def connection(self) -> Connection:

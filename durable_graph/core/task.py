@@ -87,7 +87,7 @@ def _called(node: Node, job: Job, given: Any) -> Steps:
     try:
         return (
             yield (
-                node.call,
+                node.call if node.executor is None else node.executor.errand(job, node.call, node.wants),
                 (given,),
                 _extras(node.wants, job) if node.wants else _NOTHING,
                 job.task.timeout or node.timeout,
