@@ -56,7 +56,7 @@ class Pool:
             try:
                 # Of others it is not known whether `cancel` finds out that a call has begun: that of Dask does not.
                 own = isinstance(executor, ThreadPoolExecutor) or _is_of_processes(executor)
-                return job.awaits(job, future) if own else future.result()
+                return job.awaits(job, future) if own else _result(job, future)
             except BrokenExecutor:
                 self._discard(executor)
                 raise
@@ -200,6 +200,13 @@ class _Gate:
                 self._inside += 1
                 self._closed = alone
                 turn.set_result(None)
+
+
+def _result(job: Job, future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except CancelledError as error:
+        raise _cancelled(job) from error
 
 
 class TakenBack(BaseException):
