@@ -456,15 +456,19 @@ def test_a_pool_whose_workers_never_begin(run: Runner) -> None:
 
 
 @pytest.mark.parametrize("kind", ["threads", *PROCESSES])
-def test_a_consumer_that_goes(run: Runner, kind: str, folder: str) -> None:
+def test_a_consumer_that_goes(run: Runner, kind: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has begun is waited for and has a row, what has not never begins."""
     graph, config = run.compile(fan(errands.waits), executor=making(kind)), new_thread()
 
-    def leave(_: Any) -> bool:
-        threading.Timer(0.05, go, [folder, "go"]).start()  # those that have begun end while the run winds down
-        return True
+    take_back = executors.Awaited.take_back
 
-    run.each(leave, graph, "stream", {"folder": folder, "n": 12}, config)
+    def taking_back(awaited: executors.Awaited) -> Any:
+        taken = take_back(awaited)
+        go(folder, "go")  # those that have begun end when the others have been taken back
+        return taken
+
+    monkeypatch.setattr(executors.Awaited, "take_back", taking_back)
+    run.each(lambda _: True, graph, "stream", {"folder": folder, "n": 12}, config)
     called = notes(folder)
     assert len(called) < 12
     assert durable_threads() == []
@@ -513,6 +517,12 @@ STORY = """if True:
     from tests.errands import *
     from tests.test_executors import making
     url, folder, kind, how = sys.argv[1:]
+
+    def interrupted(*_):
+        print("interrupted", flush=True)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupted)
     graph = fan(waits).compile(url, executor=making(kind))
     config, given = {"thread_id": "t"}, {"folder": folder, "n": 8} if how == "begin" else None
     for event in graph.stream(given, config) if given or graph.get_state(config).next else ():
@@ -554,6 +564,8 @@ def test_a_program_that_is_ended(
         process.wait()
         for each in below:  # Python's pools do not notice that they are orphans
             os.kill(each, signal.SIGKILL)
+    else:
+        assert process.stdout.readline() == "interrupted\n"
     go(folder, "go")
     out, error = process.communicate(timeout=60)
     if sent is signal.SIGINT:
