@@ -181,7 +181,7 @@ class _Threads:
 
     def _ready(self, job: Job) -> Work:
         job.tell, job.spawn, job.recall = self._tell, self._spawn, _settled_future
-        job.begin, job.awaits = partial(self._begin, job), self._elsewhere.result
+        job.begin, job.awaited = partial(self._begin, job), self._elsewhere
         return partial(contextvars.copy_context().run, self._work, job)
 
     def _tell(self, item: Arrival) -> None:
@@ -442,6 +442,7 @@ class _Tasks:
         self._live = live
         self._workers = workers
         self._gate = asyncio.Semaphore(workers) if workers else None
+        self._counter = asyncio.Semaphore(WORKERS)
         self._pool: ThreadPoolExecutor | None = None
         self._alone_runs = False  # nobody takes custom events before it ends
         self._running: dict[asyncio.Task[None], Job] = {}
@@ -464,6 +465,8 @@ class _Tasks:
         if job.delay:
             await asyncio.sleep(delay_of(job))
         gate = self._gate if job.parent is None else None  # a call may not wait for the node that waits for it
+        if gate is None and job.elsewhere:
+            gate = self._counter  # as many as there are threads to wait: the others can be taken back
         async with gate or contextlib.nullcontext():
             await self._run(job)
 
@@ -472,7 +475,7 @@ class _Tasks:
         loop = asyncio.get_running_loop()
         job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
         job.recall, job.begin = partial(self._recall, loop), partial(self._begin, loop, job)
-        job.awaits = self._elsewhere.result
+        job.awaited = self._elsewhere
         started = clock()
         try:
             result = await self._steps(job)

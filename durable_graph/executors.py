@@ -17,8 +17,9 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 from durable_graph.core.effects import LOSSES, Job
@@ -49,38 +50,38 @@ class Pool:
         """Have it done. Raises BrokenExecutor if the executor broke meanwhile; then it is replaced already."""
         if self._process != os.getpid():  # we are in a fork: what was begun belongs to the process we come from
             self._begin()
-        turn = self._gate.ask(job.losses == LOSSES - 1)
-        job.awaits(job, turn)
-        try:
-            executor, future = self._submit(parcel)
+        awaited: Awaited = job.awaited or Awaited()
+        with awaited.errand(job):
+            awaited.result(job, awaited.hand_over(job, lambda: self._gate.ask(job.losses == LOSSES - 1)))
             try:
-                # Of others it is not known whether `cancel` finds out that a call has begun: that of Dask does not.
-                own = isinstance(executor, ThreadPoolExecutor) or _is_of_processes(executor)
-                return job.awaits(job, future) if own else _result(job, future)
-            except BrokenExecutor:
-                self._discard(executor)
-                raise
-        finally:
-            self._gate.leave()
+                executor, future = self._handed_over(awaited, job, parcel)
+                try:
+                    return awaited.result(job, future)
+                except BrokenExecutor:
+                    self._discard(executor)
+                    raise
+            finally:
+                self._gate.leave()
 
-    def _submit(self, parcel: Parcel) -> tuple[Executor, Future[Any]]:
-        with self._lock:
-            executor = self._opened()
-            try:
-                return executor, _submit(executor, parcel)
-            except BrokenExecutor:  # while nobody looked
-                if self._executor is not None:
-                    self._executor.shutdown()
-                    self._executor = None
-                executor = self._opened()
-                return executor, _submit(executor, parcel)
+    def _handed_over(self, awaited: Awaited, job: Job, parcel: Parcel) -> tuple[Executor, Future[Any]]:
+        """Once more if the executor broke or was closed while nobody looked."""
+        executor = self._opened()
+        try:
+            return executor, _submit(awaited, job, executor, parcel)
+        except RuntimeError as error:
+            if not self.can_be_replaced or (self._executor is executor and not isinstance(error, BrokenExecutor)):
+                raise
+        self._discard(executor)
+        executor = self._opened()
+        return executor, _submit(awaited, job, executor, parcel)
 
     def _opened(self) -> Executor:
         if isinstance(self._given, Executor):
             return self._given
-        if self._executor is None:
-            self._executor = self._given()
-        return self._executor
+        with self._lock:
+            if self._executor is None:
+                self._executor = self._given()
+            return self._executor
 
     def _discard(self, broken: Executor) -> None:
         """Of all that notice, the first one clears away."""
@@ -103,9 +104,14 @@ class Pool:
             executor.shutdown()
 
 
-def _submit(executor: Executor, parcel: Parcel) -> Future[Any]:
-    if _is_of_processes(executor):  # a letter can be refused here and now
-        return executor.submit(perform, parcel.letter())
+def _submit(awaited: Awaited, job: Job, executor: Executor, parcel: Parcel) -> Future[Any]:
+    if isinstance(executor, ThreadPoolExecutor):
+        return awaited.hand_over(job, lambda: executor.submit(perform, parcel))
+    if _is_of_processes(executor):
+        letter = parcel.letter()  # it can be refused here and now
+        return awaited.hand_over(job, lambda: executor.submit(perform, letter))
+    # Of others it is not known whether `cancel` finds out that a call has begun: that of Dask does not.
+    awaited.give_away(job)
     return executor.submit(perform, parcel)
 
 
@@ -202,13 +208,6 @@ class _Gate:
                 turn.set_result(None)
 
 
-def _result(job: Job, future: Future[Any]) -> Any:
-    try:
-        return future.result()
-    except CancelledError as error:
-        raise _cancelled(job) from error
-
-
 class TakenBack(BaseException):
     """To a thread that waits for an executor: the run does without it, and nothing has begun."""
 
@@ -217,26 +216,49 @@ class Awaited:
     """What the jobs of a run wait for elsewhere, so that it can be taken back as long as it has not begun."""
 
     def __init__(self) -> None:
-        self._futures: dict[Job, Future[Any]] = {}
+        self._futures: dict[Job, Future[Any] | None] = {}  # of those that can be taken back; None: not handed over
         self._taken: set[Job] = set()
         self._lock = threading.Lock()
         self._closed = False
 
-    def result(self, job: Job, future: Future[Any]) -> Any:
-        """Wait for it, in the job's thread. Raises TakenBack."""
+    @contextmanager
+    def errand(self, job: Job) -> Iterator[None]:
+        """Within it the job may be taken back. In the job's thread, as what follows."""
         with self._lock:
-            self._futures[job] = future
+            self._futures[job] = None
             if self._closed:
                 self._take(job)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._futures.pop(job, None)
+
+    def hand_over(self, job: Job, submit: Callable[[], Future[Any]]) -> Future[Any]:
+        """Have it begin, some time. Raises TakenBack."""
+        with self._lock:
+            self._check(job)
+            future = self._futures[job] = submit()
+            return future
+
+    def give_away(self, job: Job) -> None:
+        """From here on it cannot be taken back. Raises TakenBack."""
+        with self._lock:
+            self._check(job)
+            del self._futures[job]
+
+    def _check(self, job: Job) -> None:
+        if job in self._taken:
+            raise TakenBack
+
+    def result(self, job: Job, future: Future[Any]) -> Any:
+        """Wait for it. Raises TakenBack."""
         try:
             return future.result()
         except CancelledError as error:
             with self._lock:
-                taken = self.has_taken(job)
-            raise TakenBack if taken else _cancelled(job) from error
-        finally:
-            with self._lock:
-                del self._futures[job]
+                self._check(job)
+            raise _cancelled(job) from error  # by somebody else
 
     def take_back(self) -> list[Job]:
         """Those that have not begun and will not."""
@@ -245,7 +267,8 @@ class Awaited:
             return [job for job in tasks if self._take(job)]
 
     def _take(self, job: Job) -> bool:
-        if not self._futures[job].cancel():
+        future = self._futures[job]
+        if future is not None and not future.cancel():
             return False
         self._taken.add(job)
         return True

@@ -67,9 +67,14 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def run(way: str, database_url: str) -> Iterator[Runner]:
-    with Runner(way, database_url) as run:
+CORNERS = [("sync", "sqlite"), ("threads", "postgres")]  # the others are slow
+OTHERS = [pytest.param(pair, marks=slow) for pair in [("sync", "postgres"), ("threads", "sqlite")]]
+
+
+@pytest.fixture(params=[*CORNERS, *OTHERS], ids="-".join)
+def run(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    way, database = request.param
+    with Runner(way, request.getfixturevalue(f"{database}_url")) as run:
         yield run
 
 

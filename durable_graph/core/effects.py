@@ -66,10 +66,6 @@ def _nobody() -> None:
     pass
 
 
-def _result(job: Job, future: Any) -> Any:
-    return future.result()
-
-
 class Job:
     """One attempt of a task, ready to run."""
 
@@ -91,6 +87,7 @@ class Job:
     retry: Sequence[RetryPolicy] = ()
     handler: str | None = None  # node that takes over
     error: NodeError | None = None  # that it handles
+    elsewhere = False  # its node is called in an executor
     losses = 0  # attempts of this run that an executor has lost
     parent: Job | None = None  # of a call of a @task: the job that called it
     reply: Reply  # of such a call, made by `spawn`: takes the result once that is durable
@@ -100,7 +97,7 @@ class Job:
     make_runtime: Callable[[Job], Any]
 
     # set by the driver
-    awaits: Callable[[Job, Any], Any] = staticmethod(_result)  # the result of a future from elsewhere, in its thread
+    awaited: Any = None  # an executors.Awaited, for what is done elsewhere
     begin: Callable[[bool], Any]  # begins its transaction; True: gives something to await
     tell: Callable[[Arrival], None]  # brings something to `Next` while the job runs
     spawn: Callable[[Job], Any]  # begins a call of a @task as a job of its own, returns a future of its result

@@ -39,6 +39,8 @@ class Jobs(Rows):
             job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
         if self.call.surround is not None:
             job.surrounds = True
+        if node.executor is not None:
+            job.elsewhere = True
         job.steps = run_node(self.graph, position, job)
         return job
 
