@@ -125,7 +125,7 @@ def test_submitted_on_the_command_line(folder: Path, load: Load, cli: Cli) -> No
 def test_wrong_arguments(folder: Path, cli: Cli) -> None:
     assert "no number of runs" in the_error(cli("worker", "jobs:plain", "--queue", "a=b", code=2))
     assert "has no 'nothing'" in the_error(cli("worker", "jobs:plain", "--context", "jobs:nothing", code=2))
-    assert "a name of its own" in the_error(cli("worker", "jobs:plain", "jobs:plain", code=2))
+    assert "a name of its own" in cli("worker", "jobs:plain", "jobs:plain", code=2).stderr
 
 
 @pytest.mark.parametrize("name", ["blocks", "sleeps"])
@@ -137,6 +137,7 @@ def test_stopped_after_the_step_at_hand(number: signal.Signals, name: str, folde
     until((folder / "begun").exists)
     process.send_signal(number)
     assert process.stderr is not None
+    assert process.stderr.readline().startswith(f"taking runs of jobs:{name}, ")
     assert process.stderr.readline().startswith("stopping after the steps at hand")
     (folder / "go").touch()
     finish(process, 0)
@@ -158,7 +159,7 @@ def test_stopped_in_the_midst_of_a_step(how: str, name: str, folder: Path, load:
     process.send_signal(signal.SIGTERM)
     if how == "twice":
         assert process.stderr is not None
-        process.stderr.readline()
+        assert [process.stderr.readline()[:8] for _ in range(2)] == ["taking r", "stopping"]
         process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode in (0, 128 + signal.SIGTERM)

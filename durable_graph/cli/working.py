@@ -108,6 +108,8 @@ def worker(
         "stopping": stopping,
         "tell": tell,
     }
+    limits = ", ".join(f"{name}={limit}" for name, limit in settings["queues"].items())
+    say(f"taking runs of {', '.join(graph.name for graph in graphs)}, so many at a time from each queue: {limits}")
     try:
         with redirect_stdout(sys.stderr), _Ending(stopping, grace) as ending:
             asyncio.run(ending.run(arun_worker(graphs, **settings)))
