@@ -12,12 +12,13 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from durable_graph.codec import Codec
-from tests.benchmarks import bare, clients, ours
+from tests.benchmarks import bare, clients, ours, workers
 from tests.benchmarks.bare import Rows
 from tests.benchmarks.measure import LANGGRAPH, LIMIT, OURS, Contender, Contest, Figures, Stepper, Steps, Target, whole
 from tests.benchmarks.places import Places, writing_transactions
@@ -672,6 +673,92 @@ def _clients(bench: Bench, work: Callable[[str, int, int], Figures], name: str, 
         yield Contest(f"{count} {name}, {steps} steps, SQLite", contenders, targets, steps)
 
 
+# --- workers --------------------------------------------------------------------------------------
+
+IN_THREADS = "one process, 4 threads"
+
+
+@contextmanager
+def workers_postgres(bench: Bench) -> Iterator[Contest]:
+    """Runs of 10 steps that wait in the queue, by worker processes of 4 at a time, and called in one process."""
+    runs = max(2, bench.steps // 10)
+    names = {1: OURS, 2: "2 workers", **({4: "4 workers"} if bench.steps >= 100 else {})}
+    contenders = [
+        Contender(name, bench.in_schema(workers.submitted, runs, number, ours=True), FEW)
+        for number, name in names.items()
+    ]
+    contenders.append(Contender(IN_THREADS, bench.in_schema(workers.in_threads, runs, ours=True), FEW))
+    targets = [
+        *(Target(None, IN_THREADS, of=name, about=f"{n} workers, over one process") for n, name in names.items()),
+        *(Target(None, figure="rate", of=name, about=f"{n} workers, runs per second") for n, name in names.items()),
+        Target(None, figure="rate", of=IN_THREADS, about="one process, runs per second"),
+    ]
+    yield Contest(f"{runs} runs of 10 steps by workers, Postgres", contenders, targets, runs, "run")
+
+
+@contextmanager
+def procrastinate_postgres(bench: Bench) -> Iterator[Contest]:
+    """What a run costs beside a task of a plain app of procrastinate's, with one worker each."""
+    runs = max(2, bench.steps // 10)
+    bare, rows = "procrastinate", "procrastinate, a row a step"
+    contenders = [
+        Contender(OURS, bench.in_schema(workers.submitted, runs, 1, ours=True), FEW),
+        Contender(bare, bench.in_schema(workers.by_procrastinate, "plain", runs), FEW),
+        Contender(rows, bench.in_schema(workers.by_procrastinate, "logging", runs), FEW),
+    ]
+    targets = [
+        Target(None, who, figure=figure, at_most=True, about=f"{what}, over {who}")
+        for figure, what in (("seconds", "a run"), ("submitting", "to submit it"))
+        for who in (bare, rows)
+    ]
+    yield Contest("a run of 10 steps beside a task, Postgres", contenders, targets, runs, "run")
+
+
+@contextmanager
+def first_step_postgres(bench: Bench) -> Iterator[Contest]:
+    """From `submit` to the first step, with an idle worker."""
+    times, poll = max(2, bench.steps // 50), 0.1
+    here, looking = "one process, invoke", f"SQLite, a look every {poll:g} s"
+
+    def on_postgres(url: str) -> Figures:
+        return workers.first_steps(times, url, 1.0)
+
+    def on_sqlite(file: Path) -> Figures:
+        return workers.first_steps(times, ours.sqlite_url(file), poll)
+
+    contenders = [
+        Contender(OURS, bench.in_schema(on_postgres, ours=True), FEW),
+        Contender(looking, bench.on_file(on_sqlite), FEW),
+        Contender(here, bench.in_schema(workers.first_steps_here, times, ours=True), FEW),
+    ]
+    targets = [
+        Target(None, figure=figure, of=who, per=0.001, about=f"ms, {what}, {label}")
+        for who, label in ((OURS, "Postgres"), (looking, looking), (here, here))
+        for figure, what in (("seconds", "median"), ("p95", "95th percentile"))
+    ]
+    yield Contest("submit to the first step, idle worker", contenders, targets, 1, "submission")
+
+
+@contextmanager
+def recovery_postgres(bench: Bench) -> Iterator[Contest]:
+    """From a worker's SIGKILL to the next row of each of its 4 threads, by another one of the same host.
+
+    Another host cannot know that the process is gone: there it takes four heartbeats and the rest of the lease of 60 s.
+    That is not measured here, where all is one host.
+    """
+    beats = (5.0, 0.5) if bench.steps >= 100 else (0.1,)
+    contenders = [
+        Contender(f"heartbeat {beat:g} s", bench.in_schema(partial(workers.recovered, heartbeat=beat), ours=True), FEW)
+        for beat in beats
+    ]
+    targets = [
+        Target(None, figure=figure, of=contender.name, about=f"s, {what}, {contender.name}")
+        for contender in contenders
+        for figure, what in (("seconds", "median"), ("longest", "the longest"))
+    ]
+    yield Contest("a worker's death to the next rows, Postgres", contenders, targets, 1, "thread")
+
+
 CONTESTS: dict[str, Callable[[Bench], Any]] = {
     contest.__name__: contest
     for contest in (
@@ -701,6 +788,10 @@ CONTESTS: dict[str, Callable[[Bench], Any]] = {
         first_event,
         followers_sqlite,
         streams_sqlite,
+        workers_postgres,
+        procrastinate_postgres,
+        first_step_postgres,
+        recovery_postgres,
     )
 }
 

@@ -17,6 +17,7 @@ PACKAGES = (
     "durable-graph",
     "sqlalchemy",
     "psycopg",
+    "procrastinate",
     "langgraph",
     "langgraph-checkpoint-sqlite",
     "langgraph-checkpoint-postgres",
