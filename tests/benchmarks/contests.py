@@ -682,16 +682,20 @@ IN_THREADS = "one process, 4 threads"
 def workers_postgres(bench: Bench) -> Iterator[Contest]:
     """Runs of 10 steps that wait in the queue, by worker processes of 4 at a time, and called in one process."""
     runs = max(2, bench.steps // 10)
-    names = {1: OURS, 2: "2 workers", **({4: "4 workers"} if bench.steps >= 100 else {})}
+    numbers = {1: OURS, 2: "2 workers", **({4: "4 workers"} if bench.steps >= 100 else {})}
     contenders = [
         Contender(name, bench.in_schema(workers.submitted, runs, number, ours=True), FEW)
-        for number, name in names.items()
+        for number, name in numbers.items()
     ]
     contenders.append(Contender(IN_THREADS, bench.in_schema(workers.in_threads, runs, ours=True), FEW))
+    names = {f"{number} worker{'s' * (number > 1)}": name for number, name in numbers.items()}
     targets = [
-        *(Target(None, IN_THREADS, of=name, about=f"{n} workers, over one process") for n, name in names.items()),
-        *(Target(None, figure="rate", of=name, about=f"{n} workers, runs per second") for n, name in names.items()),
-        Target(None, figure="rate", of=IN_THREADS, about="one process, runs per second"),
+        *(Target(None, IN_THREADS, of=name, about=f"{who}: runs/s, over one process") for who, name in names.items()),
+        *(
+            Target(None, figure="rate", of=name, about=f"{who}: runs/s")
+            for who, name in (names | {IN_THREADS: IN_THREADS}).items()
+        ),
+        Target(None, IN_THREADS, figure="cpu", at_most=True, about="processor time of a run, over one process"),
     ]
     yield Contest(f"{runs} runs of 10 steps by workers, Postgres", contenders, targets, runs, "run")
 
@@ -708,8 +712,8 @@ def procrastinate_postgres(bench: Bench) -> Iterator[Contest]:
     ]
     targets = [
         Target(None, who, figure=figure, at_most=True, about=f"{what}, over {who}")
-        for figure, what in (("seconds", "a run"), ("submitting", "to submit it"))
         for who in (bare, rows)
+        for figure, what in (("seconds", "time of a run"), ("cpu", "processor time"), ("submitting", "to submit it"))
     ]
     yield Contest("a run of 10 steps beside a task, Postgres", contenders, targets, runs, "run")
 

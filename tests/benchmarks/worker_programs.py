@@ -2,7 +2,7 @@
 
     python -P tests/benchmarks/worker_programs.py JOB ARGUMENT...
 
-It says "ready", waits for a line, works, and says "done". Its parent is workers.py.
+It says "ready", waits for a line, works, and says "done" with the processor time that it took. workers.py starts it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ STEPS_OF_A_RUN = 10
 PAUSE = 0.02  # seconds that a node of `slow` takes
 
 
+before = 0.0  # processor time when the work began
+
+
 class Slow(TypedDict):
     n: int
     until: str  # a file: once it is there the run ends
@@ -34,8 +37,15 @@ def told(what: str) -> None:
 
 
 def begin() -> None:
+    global before
     told("ready")
     sys.stdin.readline()
+    before = time.process_time()
+
+
+def done() -> None:
+    """With the seconds of processor time that it took."""
+    told(f"done {time.process_time() - before}")
 
 
 # --- ours -----------------------------------------------------------------------------------------
@@ -63,7 +73,7 @@ def _work(url: str, which: str, **settings: Any) -> None:
         compiled.get_state({"thread_id": "not there"})  # opens the database
         begin()
         run_worker(compiled, **settings)
-        told("done")
+        done()
 
 
 def graph(url: str, which: str = "run") -> Any:
@@ -130,7 +140,7 @@ def _procrastinate(url: str, concurrency: int, task: Callable[[str], None]) -> N
             await app.run_worker_async(
                 concurrency=concurrency, wait=False, delete_jobs="successful", install_signal_handlers=False
             )
-            told("done")
+            done()
 
     asyncio.run(main())
 

@@ -53,19 +53,22 @@ class Worker:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
 
-    def done(self) -> None:
-        self._expect("done")
+    def done(self) -> float:
+        """Waits until it is. Returns the processor time that it took, in seconds."""
+        return float(self._expect("done"))
 
     def kill(self) -> None:
         """With SIGKILL: it can do nothing more."""
         self._process.kill()
         self._process.communicate()
 
-    def _expect(self, word: str) -> None:
+    def _expect(self, word: str) -> str:
         assert self._process.stdout is not None
-        if self._process.stdout.readline() != f"{word}\n":
+        said, _, more = self._process.stdout.readline().strip().partition(" ")
+        if said != word:
             _, errors = self._process.communicate()
             raise RuntimeError(f"a worker is not {word}:\n{errors}")
+        return more
 
 
 @contextmanager
@@ -80,14 +83,13 @@ def workers(number: int, job: str, url: str, *arguments: object) -> Iterator[lis
         yield found
 
 
-def timed(crew: Sequence[Worker]) -> float:
-    """The seconds until all have ended."""
+def timed(crew: Sequence[Worker]) -> tuple[float, float]:
+    """The seconds until all have ended, and of all their processor time."""
     begun = time.perf_counter()
     for worker in crew:
         worker.begin()
-    for worker in crew:
-        worker.done()
-    return time.perf_counter() - begun
+    processor = sum(worker.done() for worker in crew)
+    return time.perf_counter() - begun, processor
 
 
 # --- so many runs ---------------------------------------------------------------------------------
@@ -105,20 +107,20 @@ def submitted(runs: int, number: int, url: str) -> Figures:
             compiled.submit({"n": 0}, {"thread_id": f"t{each}"})
         submitting = time.perf_counter() - begun
         with workers(number, "ours", url, CONCURRENCY) as crew:
-            seconds = timed(crew)
+            seconds, processor = timed(crew)
         check_runs(compiled, url, runs)
-    return {"seconds": seconds, "submitting": submitting, "rate": runs / seconds}
+    return {"seconds": seconds, "submitting": submitting, "rate": runs / seconds, "cpu": processor / runs}
 
 
 def in_threads(runs: int, url: str) -> Figures:
     """The same in one process, called by threads of its own."""
     with graph(url) as compiled, ThreadPoolExecutor(CONCURRENCY) as pool:
         compiled.get_state({"thread_id": "not there"})
-        begun = time.perf_counter()
+        begun, processor = time.perf_counter(), time.process_time()
         list(pool.map(lambda each: compiled.invoke({"n": 0}, {"thread_id": f"t{each}"}), range(runs)))
-        seconds = time.perf_counter() - begun
+        seconds, processor = time.perf_counter() - begun, time.process_time() - processor
         check_runs(compiled, url, runs)
-    return {"seconds": seconds, "rate": runs / seconds}
+    return {"seconds": seconds, "rate": runs / seconds, "cpu": processor / runs}
 
 
 def by_procrastinate(job: str, runs: int, url: str) -> Figures:
@@ -136,12 +138,12 @@ def by_procrastinate(job: str, runs: int, url: str) -> Figures:
             app.configure_task("run", lock=f"t{each}").defer(thread_id=f"t{each}")
         submitting = time.perf_counter() - begun
     with workers(1, job, url, CONCURRENCY) as crew:
-        seconds = timed(crew)
+        seconds, processor = timed(crew)
     with psycopg.connect(url) as connection:
         rows = runs * STEPS_OF_A_RUN if job == "logging" else 0
         check(_one(connection, "SELECT count(*) FROM bare") == rows, "not every step has its row")
         check(_one(connection, "SELECT count(*) FROM procrastinate_jobs") == 0, "jobs are left")
-    return {"seconds": seconds, "submitting": submitting, "rate": runs / seconds}
+    return {"seconds": seconds, "submitting": submitting, "rate": runs / seconds, "cpu": processor / runs}
 
 
 def check_runs(compiled: Any, url: str, runs: int) -> None:
