@@ -6,7 +6,6 @@ import inspect
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from sqlalchemy import URL
 
 from tests.benchmarks import scaling
@@ -15,21 +14,30 @@ DOCUMENT = (Path(__file__).parent.parent / "examples" / "scaling.md").read_text(
 NAMES = [f"order-{number}" for number in range(3000)]
 
 
-def test_it_prints_the_tables_that_the_document_quotes(
-    postgres_server: URL, capsys: pytest.CaptureFixture[str]
-) -> None:
-    server = postgres_server.render_as_string(hide_password=False)
-    assert scaling.main(["--quick", "--postgres", server]) == 0
-    told = capsys.readouterr().out
-    headings = [line for line in told.splitlines() if line.startswith("| ") and "---" not in line]
-    tables = [block.splitlines() for block in told.split("\n\n") if block.startswith("| ")]
-    assert len(tables) == 6
-    for lines in tables:
-        assert len(lines) > 2
-        assert len({line.count("|") for line in lines}) == 1
-        columns = [each.strip() for each in lines[0].split("|") if each.strip()]
-        missing = [column for column in columns if not column[0].isdigit() and column not in DOCUMENT]
-        assert not missing, headings
+def test_it_puts_its_tables_into_the_document(postgres_server: URL, tmp_path: Path) -> None:
+    server, copy = postgres_server.render_as_string(hide_password=False), tmp_path / "scaling.md"
+    copy.write_text(DOCUMENT, encoding="utf-8")
+    assert scaling.main(["--quick", "--postgres", server, "--document", str(copy)]) == 0
+    new = copy.read_text(encoding="utf-8")
+    assert "python" in between(new, "circumstances")
+    for part in scaling.PARTS:
+        then, now = (table(each, part.__name__) for each in (DOCUMENT, new))
+        assert len(now) > 2
+        assert len({line.count("|") for line in now}) == 1
+        names = [[name for name in columns(each[0]) if not name[0].isdigit()] for each in (then, now)]
+        assert names[0] == names[1]  # backlogs are fewer in the short form
+
+
+def between(text: str, name: str) -> str:
+    return text.partition(f"<!-- {name} -->\n")[2].partition("<!-- end -->")[0]
+
+
+def table(text: str, name: str) -> list[str]:
+    return [line for line in between(text, name).splitlines() if line.startswith("|")]
+
+
+def columns(line: str) -> list[str]:
+    return [name.strip() for name in line.split("|") if name.strip()]
 
 
 def test_the_document_shows_the_function_that_was_run() -> None:

