@@ -47,7 +47,12 @@ def bench(tmp_path: Path, request: pytest.FixtureRequest) -> Bench:
     return Bench(Places(tmp_path, server and server.render_as_string(hide_password=False)), steps=20, peers=False)
 
 
-@pytest.mark.parametrize("name", CONTESTS)
+SLOW = {"procrastinate_postgres", "first_step_postgres", "recovery_postgres"}  # each starts processes
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in CONTESTS]
+)
 def test_each_contest_measures_all_its_contenders(bench: Bench, name: str) -> None:
     with CONTESTS[name](bench) as contest:
         result = measured(contest, rounds=1)

@@ -6,6 +6,7 @@ import inspect
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from sqlalchemy import URL
 
 from tests.benchmarks import scaling
@@ -14,6 +15,7 @@ DOCUMENT = (Path(__file__).parent.parent / "examples" / "scaling.md").read_text(
 NAMES = [f"order-{number}" for number in range(3000)]
 
 
+@pytest.mark.slow
 def test_it_puts_its_tables_into_the_document(postgres_server: URL, tmp_path: Path) -> None:
     server, copy = postgres_server.render_as_string(hide_password=False), tmp_path / "scaling.md"
     copy.write_text(DOCUMENT, encoding="utf-8")

@@ -62,7 +62,7 @@ class Model:
     client: float = 0.0
     commits: float = 0.0  # a second, at most
     worker: float = 0.0  # seconds of a worker's processor for a run
-    fetch: float = 0.0  # seconds to take a job
+    fetch: float = 0.0  # seconds to take a job, without the commit
 
 
 Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # a title, a heading, rows
@@ -210,22 +210,22 @@ def commits_a_second(where: Places, size: Size, model: Model) -> Table:
     work = counter(20)
     with where.file() as file:
         inserted = ours.rows_of_fleet(work, file, size.threads)
-    found = []
-    for writers in size.writers:
-        limits, mine = [], []
-        for _ in range(size.rounds):
+    rates: dict[int, list[float]] = {writers: [] for writers in size.writers}
+    mine: dict[int, list[dict[str, float]]] = {writers: [] for writers in size.writers}
+    for _ in range(size.rounds):
+        for writers in size.writers:
             with where.schema() as url:
-                limits.append(len(inserted) / bare.postgres_workers(inserted, url, writers)["seconds"])
+                rates[writers].append(len(inserted) / bare.postgres_workers(inserted, url, writers)["seconds"])
             with where.schema(ours=True) as url:
-                mine.append(_by_threads(work, url, size.threads, writers))
-        found.append((writers, statistics.median(limits), _medians(mine)))
+                mine[writers].append(_by_threads(work, url, size.threads, writers))
+    found = [(writers, statistics.median(rates[writers]), _medians(mine[writers])) for writers in size.writers]
     best = max(found, key=lambda each: each[2]["rate"])[2]
     model.server, model.client, model.commits = best.get("server"), best["client"], max(limit for _, limit, _ in found)
     heading = ("writers", "bare loops, rows/s", "ours, steps/s", "ours, steps per commit", "client µs", "server µs")
     return (
         "Rows a second; each bare row is a commit of its own. Processor time of a step, in the client and the server",
         heading,
-        [[str(writers), f"{limit:,.0f}", *_rate_row(mine)] for writers, limit, mine in found],
+        [[str(writers), f"{limit:,.0f}", *_rate_row(each)] for writers, limit, each in found],
     )
 
 
@@ -277,14 +277,19 @@ def _medians(rounds: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def runs_a_second(where: Places, size: Size, model: Model) -> Table:
+    rounds: dict[int, list[dict[str, float]]] = {number: [] for number in (*size.processes, 0)}
+    for _ in range(size.rounds):
+        for number in rounds:
+            figures = _by_workers(where, size.runs, number) if number else _in_threads(where, size.runs)
+            rounds[number].append(figures)
     rows = []
     for number in size.processes:
-        found = _medians([_by_workers(where, size.runs, number) for _ in range(size.rounds)])
+        found = _medians(rounds[number])
         model.worker = model.worker or found["cpu"]
         most = f"{found['connections']:.0f}"
         rates = (f"{found['rate']:,.0f}", f"{found['cpu'] * 1e3:.1f}", most)
         rows.append([f"{number}", *rates, f"{found['commits']:.1f}", f"{found['wal']:,.0f}"])
-    here = _medians([_in_threads(where, size.runs) for _ in range(size.rounds)])
+    here = _medians(rounds[0])
     rows.append(["none: one process, 4 threads", f"{here['rate']:,.0f}", f"{here['cpu'] * 1e3:.1f}", "-", "-", "-"])
     heading = ("workers", "runs/s", "processor ms of a run", "connections", "commits of a run", "WAL of a run, bytes")
     return "Runs of 10 steps, 4 at a time in each process; commits and WAL with submitting them", heading, rows
@@ -350,7 +355,11 @@ def taking_a_job(where: Places, size: Size, model: Model) -> Table:
         ]
         model.fetch = model.fetch or times[0]
         rows.append([name, *(f"{seconds * 1e3:.2f}" for seconds in times), *["-"] * (len(size.backlog) - len(times))])
-    return "Milliseconds to take one job, by the jobs", ("", *(f"{number:,}" for number in size.backlog)), rows
+    return (
+        "Milliseconds to take one job, without its commit, by the jobs",
+        ("", *(f"{number:,}" for number in size.backlog)),
+        rows,
+    )
 
 
 def _taken(where: Places, size: Size, queue: str, lock: str, at: str | None, number: int, *, indexed: bool) -> float:
@@ -372,9 +381,10 @@ def _taken(where: Places, size: Size, queue: str, lock: str, at: str | None, num
 
 
 def _take(connection: psycopg.Connection[Any], worker: int) -> float:
-    begun = time.perf_counter()
-    found = _one(connection, TAKE, worker)
-    seconds = time.perf_counter() - begun
+    with connection.transaction():  # to commit takes as long as the disk does
+        begun = time.perf_counter()
+        found = _one(connection, TAKE, worker)
+        seconds = time.perf_counter() - begun
     check(found is not None, "there was no job to take")
     return seconds
 
