@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from sqlalchemy import make_url
 
 from tests.benchmarks import bare, ours, workers
 from tests.benchmarks.places import Places, connections, places, schema_of
@@ -128,7 +129,8 @@ def _circumstances(where: Places) -> str:
 def _server(where: Places) -> dict[str, str]:
     names = ("server_version", "fsync", "synchronous_commit", "wal_sync_method", "shared_buffers", "max_connections")
     assert where.server is not None
-    with psycopg.connect(where.server) as connection:
+    url = make_url(where.server).set(drivername="postgresql").render_as_string(False)
+    with psycopg.connect(url) as connection:
         return {name: str(_one(connection, "SELECT current_setting(%s)", name)) for name in names}
 
 
