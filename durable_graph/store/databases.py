@@ -25,14 +25,17 @@ def borrow(url: Address) -> Sqlite | Postgres:
     """The one that others have at this URL, or another one. To be given back."""
     if isinstance(url, SqliteUrl):
         return Sqlite(url)
-    with _lock:
-        while True:
+    while True:
+        with _lock:
             database = _shared.get(url)
-            if database is None or database.closed:
-                database = _shared[url] = Postgres(url)
-            database.users += 1
-            if not database.closed:  # by a finalizer, just now
-                return database
+            if database is not None:
+                database.users += 1
+                if not database.closed:
+                    return database
+                _forget(database)
+        another = Postgres(url)  # without the lock: it imports, and whoever imports that just now may wait for us
+        with _lock:
+            _shared.setdefault(url, another)
 
 
 def give_back(database: Sqlite | Postgres) -> None:
