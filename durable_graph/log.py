@@ -22,11 +22,11 @@ from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig
 from durable_graph.core.effects import Below, Emission
 from durable_graph.core.export import ExportReader, export
-from durable_graph.core.history import follow, walk
 from durable_graph.core.model import Graph
 from durable_graph.core.projection import ANNOUNCED, Shaper, config_of
 from durable_graph.core.rows import Call, Effects, fork
 from durable_graph.core.rows import Codec as Coder
+from durable_graph.core.telling import follow, walk
 from durable_graph.core.times import iso
 from durable_graph.core.verify import Report, verify
 from durable_graph.drivers import Show, adrive, drive

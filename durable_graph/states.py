@@ -7,18 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 from durable_graph.core.address import Place, thread_of, way_down
+from durable_graph.core.barriers import barriers, later
 from durable_graph.core.config import CallConfig, read_config
-from durable_graph.core.history import (
-    Standing,
-    barriers,
-    check_step,
-    later,
-    load,
-    standing_at,
-)
+from durable_graph.core.history import check_step, load
 from durable_graph.core.model import StateSnapshot, Task
 from durable_graph.core.position import Child, Later, Position, Stand
 from durable_graph.core.projection import Address, empty_snapshot, snapshot_of
+from durable_graph.core.standing import Standing, standing_at
 from durable_graph.offload import aiterate, in_thread
 from durable_graph.opening import Config, Opened
 

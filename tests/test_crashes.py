@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from durable_graph import END, START, Command, Send, StateGraph
 from durable_graph.compiled import CompiledGraph
 from durable_graph.core.effects import Recorded
-from durable_graph.core.history import load, walk
+from durable_graph.core.history import load
 from durable_graph.core.rows import Call
 from durable_graph.core.run import Run
+from durable_graph.core.telling import walk
 from durable_graph.core.verify import verify
 from durable_graph.store.memory import MemoryStore
 from tests.simulator import Died, Simulator

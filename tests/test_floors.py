@@ -39,6 +39,8 @@ FLOORS = (  # lowest first
     | {"store.postgres", "store.sqlite"},
     {"core.changes", "core.planner", "store.databases"},
     {"cache", "core.caching", "core.export", "core.history", "core.projection"},
+    {"core.standing", "core.telling"},
+    {"core.barriers"},
     {"core.task", "core.timeline", "core.rows", "inbox", "store.memory", "store.migrate", "store.sql"},
     {"core.gantt", "core.jobs", "core.stats", "transactions"},
     {"core.entry"},
@@ -130,7 +132,8 @@ BACK_DOORS = {
     "cli.options": {"store.migrate"},
     "cli.setup": {"doctor", "store.migrate", "workers"},
     "cli.working": {"workers"},
-    "server.inside": {"core.cursor", "core.effects", "core.history", "core.position", "core.projection", "core.times"}
+    "server.inside": {"core.cursor", "core.effects", "core.history", "core.position", "core.projection", "core.telling"}
+    | {"core.times"}
     | {"drivers", "leases", "opening", "recovery", "session", "store"},
     "server.events": {"core.cursor"},
     "server.hub": {"core.cursor", "core.effects", "core.history"},

@@ -14,10 +14,12 @@ import pytest
 
 from durable_graph import START, CorruptCheckpointError, Log, Overwrite, StateGraph, add_messages
 from durable_graph.codec import Codec
-from durable_graph.core import history
+from durable_graph.core import barriers as barring
+from durable_graph.core import history, telling
 from durable_graph.core import rows as engine
+from durable_graph.core.barriers import barriers
 from durable_graph.core.channels import Values
-from durable_graph.core.history import barriers, load
+from durable_graph.core.history import load
 from durable_graph.core.position import Position
 from durable_graph.store import Row, Store
 from durable_graph.store.memory import MemoryStore
@@ -210,7 +212,7 @@ def test_a_position_is_the_same_whichever_way_it_is_read(run: Runner, often: boo
     stepwise, expected = Position(name), {}
     tail = -1
     for row in store.rows(name):
-        stepwise = history._at_parent(WithoutSnapshots(store), codec, stepwise, row)
+        stepwise = telling.at_parent(WithoutSnapshots(store), codec, stepwise, row)
         stepwise.tail = tail = row.step
         history.apply(stepwise, row, history.decode_body(codec, row))
         expected[row.step] = facts(stepwise.frozen())
@@ -294,7 +296,7 @@ def test_history_is_the_same_in_windows_of_any_size(run: Runner, often: bool, wi
     fork = {"configurable": {"thread_id": f"{name_of(config)}-fork"}}
     run.invoke(graph, {"n": 9}, fork)
     small = {"WINDOW": window, "WINDOW_BYTES": size, "LEAST": 1, "PARTS": 2, "FURTHER": 1}
-    with mock.patch.multiple(history, **small):
+    with mock.patch.multiple(barring, **small):
         told = {key: list(run.history(graph, each)) for key, each in (("origin", config), ("fork", fork))}
     for key, each in (("origin", config), ("fork", fork)):
         steps = [snapshot.config["configurable"]["step"] for snapshot in told[key]]
@@ -320,13 +322,13 @@ def test_history_reads_each_row_about_once_and_never_all_at_a_time(run: Runner) 
     store = Counting(graph._stored())
     found = snapshots_of(store, name_of(config))
     assert len(found) > 5
-    with mock.patch.multiple(history, WINDOW=20):
+    with mock.patch.multiple(barring, WINDOW=20):
         told = barriers(store, Codec([]), name_of(config))
         next(told)
         assert store.lowest is not None
         assert store.lowest > 200 - 2 * 20  # the newest barrier needs no more than a snapshot near it
         assert sum(1 for _ in told) == 200
-    assert store.rows_read <= 201 + (3 + history.FURTHER) * (len(found) + 1)
+    assert store.rows_read <= 201 + (3 + barring.FURTHER) * (len(found) + 1)
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5, 11, 12, 13, 30])
@@ -347,7 +349,7 @@ def test_history_without_any_snapshots_is_not_quadratic(run: Runner) -> None:
     graph, config = run.compile(counter(run, 511)), new_thread()
     run.invoke(graph, {"n": 0}, config)
     store = WithoutSnapshots(graph._stored())
-    with mock.patch.multiple(history, WINDOW=16, PARTS=8):
+    with mock.patch.multiple(barring, WINDOW=16, PARTS=8):
         told = [stand.values["n"] for stand, _ in barriers(store, Codec([]), name_of(config))]
     assert told == [*range(511, -1, -1)]
     assert store.rows_read <= 512 * 6
@@ -355,9 +357,9 @@ def test_history_without_any_snapshots_is_not_quadratic(run: Runner) -> None:
 
 def test_history_holds_few_barriers_of_a_state_with_many_items() -> None:
     position = Position("t")
-    assert history._window(position) == history.WINDOW
+    assert barring._window(position) == barring.WINDOW
     position.values.set("log", [None] * 100_000)
-    assert history._window(position) == history.LEAST
+    assert barring._window(position) == barring.LEAST
 
 
 def test_history_holds_few_barriers_of_large_rows(run: Runner) -> None:
@@ -370,8 +372,8 @@ def test_history_holds_few_barriers_of_large_rows(run: Runner) -> None:
         held.append(0 if found is None else len(found))
         return found
 
-    history_held = history._held
-    with mock.patch.multiple(history, _held=spy, WINDOW_BYTES=200_000):
+    history_held = barring._held
+    with mock.patch.multiple(barring, _held=spy, WINDOW_BYTES=200_000):
         told = [stand.values["n"] for stand, _ in barriers(graph._stored(), Codec([]), name_of(config))]
     assert told == [*range(100, -1, -1)]
     assert max(held) <= 200_000 // 10_000

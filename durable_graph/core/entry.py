@@ -22,7 +22,7 @@ from durable_graph.core.changes import (
 )
 from durable_graph.core.channels import Values
 from durable_graph.core.effects import Ask, Effect, Finished, Job, Next, Now, Rest
-from durable_graph.core.history import Standing, load, signal_value, standing_at, way_inside
+from durable_graph.core.history import load, signal_value
 from durable_graph.core.jobs import Jobs
 from durable_graph.core.model import END, START, Command, Graph, Task, Wait
 from durable_graph.core.output import accept_input, accept_update
@@ -30,6 +30,7 @@ from durable_graph.core.planner import Given, command_body, input_body, starts_o
 from durable_graph.core.position import Body, Child, Position, Update
 from durable_graph.core.rows import Call, Codec, Effects
 from durable_graph.core.runtime import Runtime
+from durable_graph.core.standing import Standing, standing_at, way_inside
 from durable_graph.core.task import run_entry, run_migration
 from durable_graph.core.times import iso
 from durable_graph.errors import (

@@ -15,9 +15,10 @@ import durable_graph.leases as leases
 from durable_graph import CompiledGraph, Thread
 from durable_graph.core.cursor import Address
 from durable_graph.core.effects import Begun, Emission, Recorded
-from durable_graph.core.history import RUN_STARTS, Told, decode_body, load, told_on
+from durable_graph.core.history import RUN_STARTS, decode_body, load
 from durable_graph.core.position import Position
 from durable_graph.core.projection import ANNOUNCED, SPOKEN, Shaper
+from durable_graph.core.telling import Told, told_on
 from durable_graph.core.times import iso
 from durable_graph.opening import open_store
 from durable_graph.recovery import abandoned
