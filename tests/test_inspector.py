@@ -317,6 +317,7 @@ def test_a_step_is_told_in_full(sqlite_url: str, serve: Serve, visitor: Visitor)
         ordered(graph, "order-3", "broken")
     page = visitor.visit(serve(graph) + "?thread=order-3&tab=step")
     page.get_by_text("Traceback (most recent call last)").wait_for()
+    page.locator("#timeline .row").nth(5).wait_for()  # the rows come with another answer
     assert page.locator(".banner.failed").inner_text().startswith("ship: builtins.ValueError: the warehouse does not")
     rows = [row.split("\n") for row in page.locator("#timeline .row").all_inner_texts()]
     assert [row[:2] for row in rows] == [
