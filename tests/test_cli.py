@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, text
 
 from durable_graph import END, START, Log, StateGraph
 from durable_graph.cli import main
-from durable_graph.cli.runner import Stopped, terminated_as_interrupted
+from durable_graph.cli.runner import Stopped, blocking, terminated_as_interrupted
 from durable_graph.cli.show import as_text, brief, plain, shown_url
 from durable_graph.store import Claim
 
@@ -605,6 +605,30 @@ def test_a_stopped_run_goes_on(cli: Cli, folder: Path, database_url: str, graph:
     (folder / "enough").touch()
     finish(start(folder, "resume", f"app:{graph}", *options), 0)
     check_endless(database_url, "t")
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_between_two_chunks_of_an_async_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the task for the next one has been made, and has not begun."""
+    closed = []
+
+    async def chunks() -> AsyncIterator[int]:
+        try:
+            yield 1
+            await asyncio.sleep(600)
+        finally:
+            closed.append(True)
+
+    def interrupted(number: int, handler: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    told = blocking(chunks())
+    assert next(told) == 1
+    monkeypatch.setattr(signal, "signal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(told)
+    assert closed == [True]
 
 
 @pytest.mark.usefixtures("ctrl_c")

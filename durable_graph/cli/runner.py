@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Iterator
 from contextlib import closing, contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any, cast
@@ -293,11 +293,20 @@ def blocking(chunks: AsyncIterator[Any]) -> Iterator[Any]:
     async def following() -> Any:
         return await anext(chunks, chunks)  # itself: the end
 
+    async def ending() -> None:
+        """Ctrl-C may have come when the next chunk's task was made and not run, or for the second time."""
+        left = {task for task in asyncio.all_tasks() if task.get_coro() is step}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        await cast("AsyncGenerator[Any]", chunks).aclose()
+
+    step: Coroutine[Any, Any, Any] | None = None
     with asyncio.Runner() as runner:
         try:
-            while (chunk := runner.run(following())) is not chunks:
+            while (chunk := runner.run(step := following())) is not chunks:
                 yield chunk
         except asyncio.CancelledError:  # Ctrl-C while the chunk before this one was on its way
             raise KeyboardInterrupt from None
         finally:
-            runner.run(cast("AsyncGenerator[Any]", chunks).aclose())
+            runner.run(ending())
