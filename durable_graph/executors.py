@@ -90,7 +90,7 @@ class Pool:
             if mine:
                 self._executor = None
         if mine:
-            broken.shutdown()
+            _clear_away(broken)
 
     @property
     def can_be_replaced(self) -> bool:
@@ -113,6 +113,16 @@ def _submit(awaited: Awaited, job: Job, executor: Executor, parcel: Parcel) -> F
     # Of others it is not known whether `cancel` finds out that a call has begun: that of Dask does not.
     awaited.give_away(job)
     return executor.submit(perform, parcel)
+
+
+def _clear_away(broken: Executor) -> None:
+    """A worker that was being started while another one died is forgotten by Python's pool, which then waits for it for
+    ever, at the end of the program too. `shutdown` returns when none is being started any more; then they are all known.
+    """
+    workers = getattr(broken, "_processes", None) or {}
+    broken.shutdown(wait=False)
+    for worker in list(workers.values()):
+        worker.terminate()
 
 
 def _is_of_processes(executor: Executor) -> bool:

@@ -260,6 +260,13 @@ def waits(arg: dict[str, Any], runtime: Runtime) -> State:
     return {"log": [arg["i"]]}
 
 
+def waits_from_three(arg: dict[str, Any], runtime: Runtime) -> State:
+    note(arg["folder"], f"work-{arg['i']}-{runtime.attempt}")
+    if arg["i"] >= 3:
+        until(arg["folder"], "go")
+    return {"log": [arg["i"]]}
+
+
 def first_fails(arg: dict[str, Any]) -> State:
     note(arg["folder"], f"work-{arg['i']}")
     if arg["i"] == 0 and not Path(arg["folder"], "mended").exists():

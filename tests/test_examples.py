@@ -72,7 +72,7 @@ def ctrl_c() -> Iterator[None]:
 
 
 def test_each_example_is_tested_here() -> None:
-    tested = {"audit_packages.py", "chat.py", "follow.py", "order.py", "word_map.py"}
+    tested = {"audit_packages.py", "chat.py", "dask_cluster.py", "follow.py", "order.py", "word_map.py"}
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -266,3 +266,11 @@ def test_follow_shows_what_another_process_does(folder: Path) -> None:
     told = run(folder, "follow.py").splitlines()
     assert told[0] == "step 0: input -> {'station': 0}"
     assert told[1:] == [f"step {n}: travel -> {{'station': {n}}}" for n in range(1, 11)]
+
+
+def test_dask_cluster_counts_each_part_once(folder: Path) -> None:
+    pytest.importorskip("distributed")
+    told = run(folder, "dask_cluster.py").splitlines()
+    assert len(told) == 20 + 1
+    assert told[-1] == "9592 prime numbers"
+    assert run(folder, "dask_cluster.py").splitlines() == told[-1:]
