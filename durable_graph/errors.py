@@ -211,9 +211,9 @@ class ExecutorError(DurableGraphError):
 
 
 class WorkerLostError(ExecutorError):
-    """A worker died while node {node!r} of thread {thread_id!r} ran ({problem}): loss {lost} of {limit} in this run. At
-    the last one nothing ran beside it, and the task has failed: it is what ends its worker. See what it does there
-    (memory, exit, a crash in a library), then continue the thread: what has a row does not run again."""
+    """A worker died while node {node!r} of thread {thread_id!r} ran ({problem}): loss {lost} of {limit} in this run. Below
+    the limit a task runs again. At the limit nothing ran beside it: it is this node that ends its worker, see what it
+    does there (memory, exit, a crash in a library). Then continue the thread: what has a row does not run again."""
 
 
 # --- whoever runs the database ----------------------------------------------------------------

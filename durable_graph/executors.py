@@ -117,7 +117,7 @@ def _submit(awaited: Awaited, job: Job, executor: Executor, parcel: Parcel) -> F
 
 def _clear_away(broken: Executor) -> None:
     """A worker that was being started while another one died is forgotten by Python's pool, which then waits for it for
-    ever, at the end of the program too. `shutdown` returns when none is being started any more; then they are all known.
+    ever, at the end of the program too. `shutdown` returns when none is being started any more: then all are known.
     """
     workers = getattr(broken, "_processes", None) or {}
     broken.shutdown(wait=False)
