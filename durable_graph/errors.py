@@ -211,8 +211,8 @@ class ExecutorError(DurableGraphError):
 
 
 class WorkerLostError(ExecutorError):
-    """A worker died while node {node!r} of thread {thread_id!r} ran ({problem}): loss {lost} of {limit} in this run. Below
-    the limit a task runs again. At the limit nothing ran beside it: it is this node that ends its worker, see what it
+    """A worker died while node {node!r} of thread {thread_id!r} ran ({problem}): loss {lost} of {limit} in this run.
+    Below the limit a task runs again. At the limit nothing ran beside it: this node ends its worker, so see what it
     does there (memory, exit, a crash in a library). Then continue the thread: what has a row does not run again."""
 
 
