@@ -67,7 +67,7 @@ def test_the_metadata(installed: Path) -> None:
     assert (metadata["Name"], metadata["Version"]) == ("durable-graph", PROJECT["version"])
     assert metadata["License-Expression"] == "MIT"
     assert metadata["Requires-Python"] == ">=3.11"
-    extras = ["bench", "dev", "encryption", "langchain", "otel", "png", "postgres", "server", "workers"]
+    extras = ["bench", "dask", "dev", "encryption", "langchain", "otel", "png", "postgres", "server", "workers"]
     assert metadata.get_all("Provides-Extra") == extras
 
 
