@@ -750,7 +750,7 @@ def recovery_postgres(bench: Bench) -> Iterator[Contest]:
     Another host cannot know that the process is gone: there it takes four heartbeats and the rest of the lease of 60 s.
     That is not measured here, where all is one host.
     """
-    beats = (5.0, 0.5) if bench.steps >= 100 else (0.1,)
+    beats = (5.0, 0.5) if bench.steps >= 100 else (0.25,)
     contenders = [
         Contender(f"heartbeat {beat:g} s", bench.in_schema(partial(workers.recovered, heartbeat=beat), ours=True), FEW)
         for beat in beats
