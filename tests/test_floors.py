@@ -110,6 +110,7 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
     "procrastinate": {"enqueue", "workers.postgres"},
     "psycopg": {"enqueue", "store.postgres", "store.wire"},
+    "psycopg_pool": {"workers.postgres"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "resvg_py": {"core.png"},
     "rich": {"cli.show"},

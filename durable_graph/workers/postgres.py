@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -29,8 +29,9 @@ try:
     from procrastinate import RetryDecision
     from procrastinate.exceptions import ConnectorException, ProcrastinateException, UniqueViolation
     from procrastinate.jobs import DeleteJobCondition, Job, Status
-    from procrastinate.manager import JobManager
+    from procrastinate.manager import JobManager, NotificationCallback
     from procrastinate.retry import BaseRetryStrategy
+    from psycopg_pool import PoolTimeout
 except ImportError as error:
     raise missing(error) from error
 
@@ -65,7 +66,7 @@ async def work(plan: Plan) -> None:
     await in_thread(store.check)
     staff, ended = Staff(plan), _Ended()
     try:
-        async with _app(plan, store, staff, ended).open_async() as app:
+        async with _opened(_app(plan, store, staff, ended), store) as app:
             await _all([_serve(app, plan, queue, ended) for queue in plan.queues], [_rescue(app, plan, store, ended)])
     finally:
         staff.close()
@@ -73,6 +74,7 @@ async def work(plan: Plan) -> None:
 
 def _app(plan: Plan, store: SqlStore, staff: Staff, ended: _Ended) -> procrastinate.App:
     app = procrastinate.App(connector=_connector(store, CONNECTIONS))
+    app.job_manager = _Manager(app.connector)
     queues = {full_queue(queue.graph.name, queue.name): queue for queue in plan.queues}
 
     async def run(context: procrastinate.JobContext, thread_id: str) -> None:
@@ -92,6 +94,43 @@ def _app(plan: Plan, store: SqlStore, staff: Staff, ended: _Ended) -> procrastin
     app.task(name=TASK, pass_context=True, retry=_Again())(run)
     _schedule(app, plan)
     return app
+
+
+@asynccontextmanager
+async def _opened(app: procrastinate.App, store: SqlStore) -> AsyncIterator[procrastinate.App]:
+    try:
+        await app.open_async()
+    except (PoolTimeout, ConnectorException) as error:
+        fix = "Check that it is up, and takes so many connections"
+        raise StoreUnavailableError(store=store.name, problem=f"no connection for jobs ({error})", fix=fix) from error
+    try:
+        yield app
+    finally:
+        await app.close_async()
+
+
+class _Manager(JobManager):
+    """procrastinate's worker gives no more signs of life, and is told of no more jobs, once the database could not be
+    used for that: nobody looks at what has become of these two tasks. So they do not end."""
+
+    async def update_heartbeat(self, worker_id: int) -> None:
+        try:
+            await super().update_heartbeat(worker_id)
+        except ConnectorException as error:
+            log.warning("no sign of life: %s", error.__cause__ or error)
+
+    async def listen_for_jobs(
+        self, *, on_notification: NotificationCallback, queues: Iterable[str] | None = None
+    ) -> None:
+        while True:
+            try:
+                await super().listen_for_jobs(on_notification=on_notification, queues=queues)
+                return
+            except ConnectorException as error:
+                log.warning("not told of new jobs, which are looked for only: %s", error.__cause__ or error)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                return  # it was stopped, and the connection's end hid that
+            await asyncio.sleep(PAUSE)
 
 
 async def _take_lock(app: procrastinate.App, job: Job, thread_id: str) -> None:
@@ -278,7 +317,7 @@ LOCK_INDEX = "CREATE INDEX IF NOT EXISTS durable_graph_jobs_lock ON procrastinat
 
 async def _create_tables(store: SqlStore) -> bool:
     connector = _connector(store, 1)
-    async with procrastinate.App(connector=connector).open_async() as app:
+    async with _opened(procrastinate.App(connector=connector), store) as app:
         there = await app.check_connection_async()
         if not there:
             await app.schema_manager.apply_schema_async()
