@@ -41,7 +41,7 @@ from durable_graph.log import Log, nothing
 from durable_graph.offload import in_thread
 from durable_graph.opening import Config
 from durable_graph.session import Parts, Session, given_config
-from durable_graph.store import Signal, Store, Thread
+from durable_graph.store import Signal, Store, Thread, check_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -224,8 +224,9 @@ class Submitting(Log):
         _check_config(given)
         if priority and not getattr(store, "takes_jobs", False):
             raise ArgumentError(argument="priority", problem="on SQLite there are none", fix="Leave it out.")
-        if not queue:
+        if type(queue) is not str or not queue:
             raise ArgumentError(argument="queue", problem=f"{queue!r} is no name of a queue", fix="Give a text.")
+        check_text("queue", queue)
         if type(priority) is not int or not -(2**31) < priority < 2**31 - 1:
             raise ArgumentError(argument="priority", problem=f"{priority!r} is none", fix="Give a whole number.")
         thread_id = given.thread_id or str(uuid.uuid4())
@@ -384,9 +385,9 @@ def _moment(when: datetime | timedelta | float | None) -> datetime | None:
     if isinstance(when, datetime):
         if when.tzinfo is None:
             raise ArgumentError(argument="when", problem=f"{when} has no zone", fix="Give one: tzinfo=UTC")
-        return when
+        return min(when, enqueue.NEVER)
     seconds = when.total_seconds() if isinstance(when, timedelta) else when
-    if not 0 <= seconds < 1e10:
+    if type(seconds) not in (int, float) or not 0 <= seconds < 1e10:
         raise ArgumentError(
             argument="when", problem=f"{when!r} is no time to come", fix="Give seconds, a timedelta or a datetime."
         )

@@ -260,6 +260,10 @@ def test_what_can_never_run_is_refused(behind: bool, workers_url: str) -> None:
                 graph.submit({"log": []}, {**config, **wrong})
         for wrong, message in (
             ({"queue": ""}, "no name of a queue"),
+            ({"queue": 3}, "no name of a queue"),
+            ({"queue": "a\0b"}, "NUL character"),
+            ({"queue": "\ud800"}, "no Unicode text"),
+            ({"when": "tomorrow"}, "no time to come"),
             ({"when": datetime(2026, 1, 1)}, "has no zone"),  # noqa: DTZ001
             ({"when": -1}, "no time to come"),
             ({"priority": 1.5}, "priority"),

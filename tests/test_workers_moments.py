@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -11,13 +12,13 @@ from typing import Any
 import pytest
 from procrastinate.manager import JobManager
 
-from durable_graph import Runtime
+from durable_graph import START, Runtime, StateGraph
 from durable_graph.core.run import Run
 from durable_graph.store.sql import SqlStore, SqlTransaction
-from durable_graph.workers import turn
+from durable_graph.workers import arun_worker, turn
 from tests.conftest import by_turns
-from tests.graphs import PATIENCE, Calls, Runner, new_thread
-from tests.test_workers import jobs, line, statuses, two, until, waits, work_off, working
+from tests.graphs import PATIENCE, Calls, Runner, State, new_thread, wait_for
+from tests.test_workers import NOW, jobs, line, statuses, two, until, waits, work_off, working
 
 Action = Callable[[], object]
 
@@ -303,3 +304,35 @@ def test_a_job_of_which_the_database_could_not_be_told(
             graph.result(given, timeout=PATIENCE)
             assert graph.result(graph.submit({"log": []}, given), timeout=PATIENCE)
             until(lambda: jobs(jobs_url) == 0)
+
+
+# --- a worker that is cancelled ------------------------------------------------------------------------
+
+
+def test_who_is_cancelled_ends_after_the_step_at_hand(workers_url: str) -> None:
+    with Runner("async", workers_url) as run:
+        begun, go, calls = asyncio.Event(), asyncio.Event(), Calls()
+
+        async def slow(state: Any) -> dict[str, Any]:
+            begun.set()
+            await go.wait()
+            return {"log": ["slow"]}
+
+        builder = StateGraph(State).add_node("slow", slow).add_node("after", calls.node("after"))
+        graph = run.compile(builder.add_edge(START, "slow").add_edge("slow", "after"), name="slow")
+
+        async def main() -> Any:
+            given = await graph.asubmit({"log": []})
+            worker = asyncio.create_task(arun_worker(graph, **NOW))
+            await begun.wait()
+            worker.cancel()
+            asyncio.get_running_loop().call_soon(go.set)
+            with pytest.raises(asyncio.CancelledError):
+                await worker
+            return given
+
+        given = wait_for(main)
+        assert calls == []
+        assert [(thread.status, thread.lease_owner) for thread in graph.threads()] == [("queued", None)]
+        work_off(graph)
+        assert graph.result(given, timeout=0) == {"log": ["slow", "after"]}

@@ -50,7 +50,8 @@ async def arun_worker(
 
     tell: called with the graph's name, the thread's id and a `Turn`, whenever this worker has gone on with a thread.
 
-    Plain nodes run in threads, async ones in the event loop. Raises CallError without the extra `workers`, on Postgres;
+    Plain nodes run in threads, async ones in the event loop. To cancel this is to set `stopping`, and then learn of it.
+    Raises CallError without the extra `workers`, on Postgres;
     ArgumentError; StoreError.
     """
     wanted = _queues(graphs, queues or {QUEUE: concurrency})
@@ -59,7 +60,15 @@ async def arun_worker(
         from durable_graph.workers.postgres import work  # late: it needs the extra
     else:
         from durable_graph.workers.sqlite import work
-    await work(plan)
+    working = asyncio.ensure_future(work(plan))
+    try:
+        await asyncio.shield(working)
+    except asyncio.CancelledError:
+        if plan.stopping.is_set():
+            working.cancel()
+        plan.stopping.set()
+        await working
+        raise
 
 
 def _queues(graphs: CompiledGraph[Any] | Sequence[CompiledGraph[Any]], limits: Mapping[str, int]) -> list[Queue]:
