@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sqlite3
 import sys
@@ -223,3 +224,18 @@ def test_a_server_shows_a_run_that_waits_for_a_worker(workers_url: str) -> None:
                 joined = client.get(f"/threads/t/runs/{given['run_id']}/join").json()
             assert joined == {"log": ["a", "b"]}
             assert client.get("/threads/t/runs").json()[0]["status"] == "success"
+
+
+def test_a_worker_whose_reader_has_gone_stops(folder: Path, load: Load) -> None:
+    """And it leaves no traces of that on the thread, nor many on stderr."""
+    graph = load("blocks")
+    reading, writing = os.pipe()
+    process = start(folder, "worker", "jobs:blocks", *QUICK, stdout=writing)
+    os.close(writing)
+    os.close(reading)
+    (folder / "go").touch()
+    given = graph.submit({})
+    assert graph.result(given, timeout=PATIENCE)["n"] == 2
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in errors

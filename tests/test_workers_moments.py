@@ -15,7 +15,7 @@ from procrastinate.manager import JobManager
 from durable_graph import START, Runtime, StateGraph
 from durable_graph.core.run import Run
 from durable_graph.store.sql import SqlStore, SqlTransaction
-from durable_graph.workers import arun_worker, turn
+from durable_graph.workers import Turn, arun_worker, turn
 from tests.conftest import by_turns
 from tests.graphs import PATIENCE, Calls, Runner, State, new_thread, wait_for
 from tests.test_workers import NOW, jobs, line, statuses, two, until, waits, work_off, working
@@ -336,3 +336,21 @@ def test_who_is_cancelled_ends_after_the_step_at_hand(workers_url: str) -> None:
         assert [(thread.status, thread.lease_owner) for thread in graph.threads()] == [("queued", None)]
         work_off(graph)
         assert graph.result(given, timeout=0) == {"log": ["slow", "after"]}
+
+
+def test_what_is_told_does_not_come_in_the_way(workers_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    told: list[str] = []
+
+    def tell(graph: str, thread_id: str, found: Turn) -> None:
+        told.append(found.status)
+        raise KeyError("nobody listens")
+
+    with Runner("sync", workers_url) as run:
+        graph = two(run)
+        graph.submit({"log": []})
+        work_off(graph, tell=tell)
+        work_off(graph, tell=tell)
+        if not workers_url.startswith("sqlite"):
+            assert jobs(workers_url) == 0
+    assert told == ["finished"]
+    assert "tell has raised" in caplog.text

@@ -17,7 +17,7 @@ import click
 from durable_graph import InvalidUpdateError
 from durable_graph.cli.ending import STOPPED, Failure, one_line, say
 from durable_graph.cli.options import age, json_of, options, target_argument
-from durable_graph.cli.show import Column, Output, plain, short
+from durable_graph.cli.show import Column, Output, ReaderGone, plain, short
 
 if TYPE_CHECKING:
     from durable_graph.workers import Stopping, Turn
@@ -96,8 +96,11 @@ def worker(
 
     def tell(graph: str, thread_id: str, turn: Turn) -> None:
         facts = {"graph": graph, "thread_id": thread_id, "status": turn.status, "again": turn.again}
-        out.line(facts, Column(turn.status, 11), Column(thread_id, 36, "bold"), Column(graph, 0, "dim"))
-        out.flush()
+        try:
+            out.line(facts, Column(turn.status, 11), Column(thread_id, 36, "bold"), Column(graph, 0, "dim"))
+            out.flush()
+        except ReaderGone:
+            stopping.set()
 
     settings: dict[str, Any] = {
         "queues": _queues(queues, concurrency),
