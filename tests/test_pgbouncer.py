@@ -27,8 +27,10 @@ from durable_graph.doctor import examine
 from durable_graph.store import line, migrate
 from durable_graph.store.sql import SqlStore
 from durable_graph.store.version import SCHEMA_VERSION
+from durable_graph.workers import make_tables
 from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, wide
 from tests.test_leases import asks
+from tests.test_workers import two, working
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 SERVERS = 3  # connections to Postgres, for all clients
@@ -181,3 +183,18 @@ def test_without_the_option_the_error_says_so(pooled_url: str) -> None:
             begin(ready, f"t{number}")
     with closing(SqlStore(pooled_url)) as store, pytest.raises(StoreUnavailableError, match=r"add \?prepare=off"):
         race(4, use)
+
+
+def test_workers_look_for_what_nobody_can_tell_them(pooled_url: str) -> None:
+    """There are no notifications through it."""
+    url = f"{pooled_url}&prepare=off"
+    make_tables(url)
+    with Runner("sync", url) as run:
+        graph = two(run)
+        with working(graph, poll=0.05):
+            first = graph.submit({"log": []})
+            assert graph.result(first, timeout=PATIENCE) == {"log": ["a", "b"]}
+            given = [graph.submit({"log": []}, first, when=0.01) for _ in range(5)]
+            for each in given:
+                graph.result(each, timeout=PATIENCE)
+        assert graph.verify(first).ok
