@@ -101,6 +101,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
     `live`: custom events are wanted, so even a single task runs beside us, lest they wait for its end.
     """
     tasks = _Threads(live, workers, store)
+    given, asked = tasks.given, False  # what a Next was answered, until the run has it: Ctrl-C may come in between
     begun = _forks
     answer: Any = None
     failure: BaseException | None = None
@@ -111,7 +112,10 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                 effect = effects.send(answer) if failure is None else effects.throw(failure)
             except StopIteration:
                 break
+            if asked and failure is None:
+                given.clear()
             answer = failure = None
+            asked = isinstance(effect, Next)
             try:
                 if _forks != begun:
                     _refuse_fork(effect, store)
@@ -160,6 +164,10 @@ class _Threads:
         self._halt = threading.Event()  # nothing begins any more
         # What finishes while the consumer is busy shares a commit; a crew's worth of it, then the crew has to wait.
         self._arrived: queue.SimpleQueue[Arrival | Turn] = queue.SimpleQueue()
+        # On its way to the run. Ctrl-C may come between any two operations, so each of them moves an item, and none has
+        # it in hand; what is here already when the run asks the next time was not told of.
+        self._taken: deque[Arrival | Turn] = deque()
+        self.given: deque[Arrival] = deque()
         self._room = threading.Condition()
         self._held_up = 0  # how many wait for it
         self._closing = False
@@ -168,8 +176,8 @@ class _Threads:
 
     def _start(self, jobs: Sequence[Job]) -> None:
         tasks = [job for job in jobs if job.parent is None]
+        self._idle.update(tasks)  # first: what is in neither, `cancel` does not find
         self._active.update(tasks)
-        self._idle.update(tasks)
         if self._crew is None:
             self._crew = Crew(self._most, "durable_graph")
         self._crew.give([self._ready(job) for job in tasks])
@@ -192,11 +200,12 @@ class _Threads:
             return
         self._arrived.put(item)
 
-    def _take(self) -> Arrival | Turn:
-        item = self._arrived.get()  # without a timeout: in Python 3.11 it can be missed, and the wait is for ever
+    def _take(self) -> None:
+        # without a timeout: in Python 3.11 it can be missed, and the wait is for ever
+        self._taken.extend(map(queue.SimpleQueue.get, (self._arrived,)))
+        item = self._taken[-1]
         if isinstance(item, Sent | Relayed | Said):
             self._place.release()
-        return item
 
     def _spawn(self, call: Job) -> Future[Any]:
         """Called by a node, in its thread."""
@@ -252,21 +261,24 @@ class _Threads:
             if len(jobs) == 1 and not self._live and not self._active:
                 return self._run_alone(jobs[0])
             self._start(jobs)
-        items = self._transactions.settle()
-        while not items:
-            items = self._transactions.sift(self._received())
+        given = self.given
+        if given or self._taken:  # we were interrupted, perhaps before the place was made free: one more does no harm
+            self._place.release()
+            self._transactions.sift(self._taken, given)
+        if not given:
+            self._transactions.settle(given)
+        while not given:
+            self._take()
+            while not self._arrived.empty():
+                self._take()
+            self._transactions.sift(self._taken, given)
             if self._held_up:
                 with self._room:
                     self._room.notify_all()
-            items = items or self._transactions.settle()
-        done = {item.job for item in items if isinstance(item, Finished)}
-        self._active -= done
-        return items
-
-    def _received(self) -> Iterator[Arrival | Turn]:
-        yield self._take()
-        while not self._arrived.empty():
-            yield self._take()
+            if not given:
+                self._transactions.settle(given)
+        self._active.difference_update([item.job for item in given if isinstance(item, Finished)])
+        return list(given)
 
     def _run_alone(self, job: Job) -> Sequence[Arrival]:
         if job.delay:
@@ -288,7 +300,7 @@ class _Threads:
         self._halt.set()
         idle += self._elsewhere.take_back()
         self._active.difference_update(idle)
-        return idle
+        return list(dict.fromkeys(idle))
 
     def close(self) -> None:
         self._halt.set()
@@ -605,15 +617,16 @@ class _Tasks:
             await self._run_alone(jobs[0])
         elif jobs:
             self._start(jobs)
-        items = self._transactions.settle()
+        items: deque[Arrival] = deque()
+        self._transactions.settle(items)
         while not items:
             if not self._items:
                 await self._wait()
-            items = self._transactions.sift(self._items)
-            self._items.clear()
+            self._transactions.sift(self._items, items)
             self._arrived.clear()
             self._let_go()
-            items = items or self._transactions.settle()
+            if not items:
+                self._transactions.settle(items)
         done = {item.job for item in items if isinstance(item, Finished)}
         self._begun -= done
         self._running = {task: job for task, job in self._running.items() if job not in done or not task.done()}

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from durable_graph.core.effects import Arrival, Finished, Job
 from durable_graph.errors import CallError
@@ -59,39 +58,43 @@ class Transactions:
             )
         self._calls.add(call)
 
-    def settle(self) -> list[Arrival]:
-        """All that was handed out has been dealt with: what was held back until now, or nothing, and the next one's
-        turn."""
+    def settle(self, given: deque[Arrival]) -> None:
+        """All that was handed out has been dealt with: hand out what was held back until now, or nothing, and then it
+        is the next one's turn."""
         if self._told:
             self._holder, self._told = None, False
         if self._holder is not None:
-            return []
+            return
         if self._held:
-            return [self._held.popleft()]
-        if self._waiting:
-            turn = self._waiting.popleft()
-            if turn.granted.set_running_or_notify_cancel():
+            _move(self._held, given)
+        elif self._waiting:
+            turn = self._waiting[0]
+            if turn.granted.running() or turn.granted.set_running_or_notify_cancel():
                 self._holder = turn.job
                 turn.granted.set_result(None)
-        return []
+            self._waiting.popleft()
 
-    def sift(self, items: Iterable[Arrival | Turn]) -> list[Arrival]:
-        """What of these may be handed out now."""
-        given: list[Arrival] = []
-        for item in items:
+    def sift(self, taken: deque[Arrival | Turn], given: deque[Arrival]) -> None:
+        """Hand out what of these may be, and keep the others."""
+        while taken:
+            item = taken[0]
             if isinstance(item, Turn):
-                self._waiting.append(item)
+                _move(taken, self._waiting)
             elif self._holder is not None and isinstance(item, Finished) and item.job is not self._holder:
-                self._held.append(item)
+                _move(taken, self._held)
             else:
-                given.append(item)
                 if isinstance(item, Finished):
                     self._calls.discard(item.job)
                     self._told = self._told or item.job is self._holder
-        return given
+                _move(taken, given)
 
     def close(self) -> None:
         for turn in self._waiting:
             turn.granted.cancel()
         for transaction in self._open:
             transaction.rollback()
+
+
+def _move(source: deque[Any], target: deque[Any]) -> None:
+    """The first of these to the end of those, in one operation: Ctrl-C comes before or after it."""
+    target.extend(map(deque.popleft, (source,)))

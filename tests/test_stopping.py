@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import sqlite3
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,13 +18,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 from conftest import Script, connected, finished
 from sqlalchemy import make_url
 
-from durable_graph import START, Log, StateGraph, leases, task, unfinished
+from durable_graph import START, Log, StateGraph, drivers, leases, task, transactions, unfinished
 from durable_graph import beat as beats
 from durable_graph.crew import Crew
 from durable_graph.errors import StoreUnavailableError
@@ -358,3 +360,64 @@ for way in WAYS:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_fork_after_use_carries_nothing_along(database_url: str, script: Script) -> None:
     assert finished(script(FORKED, database_url)) == ""
+
+
+# --- Ctrl-C at any moment -----------------------------------------------------------------------
+
+
+def interrupted_at(moment: int, codes: set[CodeType], call: Callable[[], Any]) -> int:
+    """Call it, with a KeyboardInterrupt before the given operation of these functions; how many there were."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal seen
+        if frame.f_code not in codes:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            seen += 1
+            if seen == moment:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with suppress(KeyboardInterrupt):
+            call()
+    finally:
+        sys.settrace(before)
+    return seen
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_ctrl_c_between_any_two_operations_loses_nothing_that_has_arrived(part: int, sqlite_url: str) -> None:
+    """Where the results of parallel nodes are taken over by the caller's thread: else the run would wait for ever."""
+    threads, turns = drivers._Threads, transactions.Transactions
+    methods = (
+        threads.next,
+        threads._take,
+        threads._start,
+        threads.cancel,
+        turns.settle,
+        turns.sift,
+        transactions._move,
+    )
+    codes = {method.__code__ for method in methods}
+    with Runner("sync", sqlite_url) as run:
+        calls = Calls()
+        builder = StateGraph(State)
+        for name in "abc":
+            builder.add_node(name, calls.node(name)).add_edge(START, name)
+        graph, moment = run.compile(builder), part + 1
+        while True:
+            config = new_thread()
+            calls.clear()
+            if interrupted_at(moment, codes, lambda config=config: graph.invoke({"log": []}, config)) < moment:
+                break  # there are no more
+            if graph.get_state(config).next:
+                graph.invoke(None, config)
+            assert sorted(graph.get_state(config).values["log"]) == ["a", "b", "c"]
+            assert graph.verify(config).ok
+            moment += 4
+        assert moment > 100
