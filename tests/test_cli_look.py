@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +24,7 @@ from sqlalchemy import make_url
 from durable_graph import Interrupt, Log, Wait, doctor
 from durable_graph.cli import main, watching
 from durable_graph.cli.drawing import states_of
-from durable_graph.cli.show import asked, lasting, plain, size
+from durable_graph.cli.show import Column, Output, asked, lasting, plain, size
 from durable_graph.cli.target import load_graph
 from durable_graph.store import Claim
 from tests.test_cli import APP as OTHER_APP
@@ -744,3 +745,11 @@ def test_the_reader_of_a_listing_has_gone(cli: Cli, folder: Path, sqlite_url: st
     process.stdout.close()
     process.stdout = None
     assert finish(process, 141)[1] == ""
+
+
+def test_without_any_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`durable-graph … >&-`: there is nobody to tell."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        Output(False).line({}, Column("nobody"))

@@ -237,6 +237,7 @@ def test_inputs_begin_in_order_when_one_run_has_just_ended(workers_url: str, mon
             assert graph.result(second, timeout=PATIENCE) == {"log": [*"xabyab"]}
 
 
+@pytest.mark.slow
 def test_many_that_wait_hold_up_no_other(workers_url: str) -> None:
     """More than a page of threads that have inputs which cannot begin yet."""
     with Runner("sync", workers_url) as run:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from durable_graph import Interrupt, Report, StreamEvent, Wait
@@ -141,7 +143,8 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.json = as_json
-        self._file = sys.stdout
+        # Without one, as after `>&-`, there is nobody to tell.
+        self._file = sys.stdout or Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the program's end
         self.console: Any = None  # rich's, if a person is watching
         if self._file.isatty() and not as_json:
             from rich.console import Console
