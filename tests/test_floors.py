@@ -59,7 +59,8 @@ FLOORS = (  # lowest first
     {"functional", "graph", "tracing", "workers.plan"},
     {"testing", "workers.turn"},
     {"workers.staff"},
-    {"workers.postgres", "workers.sqlite"},
+    {"workers.jobs", "workers.rescue", "workers.sqlite"},
+    {"workers.postgres"},
     {"workers"},
     {WINDOW},
     {"server.plain", "server.inspector.values", "server.inspector.what_ran"},
@@ -97,7 +98,7 @@ IMPURE = {
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
     "asyncio": {"cli.runner", "cli.working", "compiled", "drivers", "offload", "session", "submission", "testing"}
-    | {"workers", "workers.postgres", "workers.sqlite", "workers.staff"}
+    | {"workers", "workers.jobs", "workers.postgres", "workers.rescue", "workers.sqlite", "workers.staff"}
     | {"server.endpoints", "server.house", "server.hub", "server.inspector.live", "server.running", "server.runs"},
     "click": {"cli", "cli.changing", "cli.drawing", "cli.ending", "cli.keeping", "cli.options", "cli.reading"}
     | {"cli.runner", "cli.running", "cli.serving", "cli.setup", "cli.show", "cli.target", "cli.watching"}
@@ -108,9 +109,9 @@ ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may impo
     "orjson": {"core.chain", "core.export", "encryption"}
     | {"codec", "codec.locating", "codec.reading", "codec.writing"}
     | {"server.endpoints", "server.plain", "server.shown", "server.threads"},
-    "procrastinate": {"enqueue", "workers.postgres"},
+    "procrastinate": {"enqueue", "workers.jobs", "workers.postgres", "workers.rescue"},
     "psycopg": {"enqueue", "store.postgres", "store.wire"},
-    "psycopg_pool": {"workers.postgres"},
+    "psycopg_pool": {"workers.jobs"},
     "pydantic": {"core.schema"},  # for a schema that is made with it
     "resvg_py": {"core.png"},
     "rich": {"cli.show"},

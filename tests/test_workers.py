@@ -408,7 +408,8 @@ def test_without_tables_or_package(postgres_url: str, monkeypatch: pytest.Monkey
         graph.submit({"log": []})
         for name in [name for name in sys.modules if name.partition(".")[0] == "procrastinate"]:
             monkeypatch.setitem(sys.modules, name, None)
-        monkeypatch.delitem(sys.modules, "durable_graph.workers.postgres", raising=False)
+        for module in ("jobs", "postgres", "rescue"):
+            monkeypatch.delitem(sys.modules, f"durable_graph.workers.{module}", raising=False)
         with pytest.raises(CallError, match=r"durable-graph\[workers\]"):
             graph.submit({"log": []})
         with pytest.raises(CallError, match=r"durable-graph\[workers\]"):

@@ -8,9 +8,10 @@ import pytest
 from procrastinate import PsycopgConnector
 from procrastinate.exceptions import ConnectorException
 from procrastinate.manager import JobManager
+from psycopg_pool import PoolTimeout
 
 from durable_graph.errors import StoreUnavailableError
-from durable_graph.workers import postgres
+from durable_graph.workers import jobs as procrastinated
 from tests.conftest import connected, engine_url
 from tests.graphs import PATIENCE, Runner
 from tests.test_workers import jobs, two, until, work_off, working
@@ -37,7 +38,7 @@ def is_told(url: str) -> bool:
 def test_connections_are_cut_again_and_again(
     jobs_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(postgres, "PAUSE", 0.1)
+    monkeypatch.setattr(procrastinated, "PAUSE", 0.1)
     with counting(jobs_url, 0.02) as graph:
         given = [graph.submit({"n": 0}) for _ in range(20)]
         with working(graph, heartbeat=0.2):
@@ -76,7 +77,7 @@ def test_a_worker_that_the_database_has_not_heard_of_for_once(
 def test_who_was_not_told_of_jobs_for_once_is_told_again(
     jobs_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(postgres, "PAUSE", 0.05)
+    monkeypatch.setattr(procrastinated, "PAUSE", 0.05)
     original, calls = PsycopgConnector.listen_notify, list[int]()
 
     async def listen(self: PsycopgConnector, *given: Any, **named: Any) -> None:
@@ -96,7 +97,7 @@ def test_who_was_not_told_of_jobs_for_once_is_told_again(
 
 def test_no_connection_for_jobs(jobs_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def no_connection(self: PsycopgConnector, pool: Any = None) -> None:
-        raise postgres.PoolTimeout("pool initialization incomplete")
+        raise PoolTimeout("pool initialization incomplete")
 
     monkeypatch.setattr(PsycopgConnector, "open_async", no_connection)
     with Runner("sync", jobs_url) as run, pytest.raises(StoreUnavailableError, match="no connection for jobs"):

@@ -1,9 +1,12 @@
 """Workers: processes that run what was submitted, on as many machines as there are.
 
-    turn.py      what a worker does with one thread
-    postgres.py  which thread is next: procrastinate's jobs
+    plan.py      what a worker is told
+    turn.py      what it does with one thread
+    staff.py     in which threads, or in the event loop
     sqlite.py    which thread is next: a look at the log
-    schedule.py  runs that begin by the clock
+    postgres.py  which thread is next: procrastinate's jobs
+    rescue.py    jobs of workers that have died
+    jobs.py      the connection to procrastinate, and its tables
 
 Whoever imports this needs the extra `workers` for Postgres, and nothing more for SQLite.
 """
@@ -11,11 +14,12 @@ Whoever imports this needs the extra `workers` for Postgres, and nothing more fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from durable_graph.compiled import CompiledGraph
-from durable_graph.enqueue import QUEUE
+from durable_graph.enqueue import QUEUE, missing
 from durable_graph.errors import ArgumentError
 from durable_graph.store.sql import SqlStore
 from durable_graph.workers.plan import Plan, Queue, Stopping, Tell, Turn
@@ -51,13 +55,13 @@ async def arun_worker(
     tell: called with the graph's name, the thread's id and a `Turn`, whenever this worker has gone on with a thread.
 
     Plain nodes run in threads, async ones in the event loop. To cancel this is to set `stopping`, and then learn of it.
-    Raises CallError without the extra `workers`, on Postgres;
-    ArgumentError; StoreError.
+    Raises CallError without the extra `workers`, on Postgres; ArgumentError; StoreError.
     """
     wanted = _queues(graphs, queues or {QUEUE: concurrency})
     plan = Plan(wanted, context, wait, poll, heartbeat, stopping or Stopping(), tell or _nobody)
     if getattr(plan.queues[0].graph._stored(), "takes_jobs", False):
-        from durable_graph.workers.postgres import work  # late: it needs the extra
+        with _extra():
+            from durable_graph.workers.postgres import work
     else:
         from durable_graph.workers.sqlite import work
     working = asyncio.ensure_future(work(plan))
@@ -92,9 +96,18 @@ def make_tables(url: str) -> bool:
     store = SqlStore(url)
     if not store.takes_jobs:
         raise ArgumentError(argument="url", problem="workers need no tables on SQLite", fix="Leave --workers out.")
-    from durable_graph.workers.postgres import create_tables  # late: it needs the extra
-
+    with _extra():
+        from durable_graph.workers.jobs import create_tables
     return create_tables(store)
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    """Around imports of what needs the extra `workers`, which are late for that."""
+    try:
+        yield
+    except ImportError as error:
+        raise missing(error) from error
 
 
 def _nobody(graph: str, thread_id: str, turn: Turn) -> None:

@@ -49,9 +49,8 @@ class _Worker:
         self._staff = Staff(plan)
         self._turns: dict[asyncio.Task[None], tuple[Queue, str]] = {}
         self._not_before: dict[str, float] = {}  # threads that could not be gone on with
-        self._seen: dict[
-            str, str
-        ] = {}  # of waiting threads: since when, and the newest signal that they were woken for
+        # Of waiting threads: since when, and the newest signal that they were woken for.
+        self._seen: dict[str, str] = {}
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
         plan.stopping.tell(lambda: loop.call_soon_threadsafe(self._changed.set))
