@@ -36,7 +36,7 @@ def main() -> None:
     builder = StateGraph(Search).add_node("count", count)
     builder.add_conditional_edges(START, plan, ["count"])
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
         client.get_executor(pure=False) as executor,
     ):
