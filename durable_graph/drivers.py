@@ -63,6 +63,7 @@ T = TypeVar("T")
 Show = Callable[[Emission], Iterable[Any]]
 CALLS = 10_000  # threads at most for @tasks that nodes have called; they are made as needed
 WORKERS = 32  # threads at most for the tasks of one superstep, unless max_concurrency says otherwise
+SLICE = 0.5  # seconds after which the wait for what nodes hand in is begun anew
 LOOK = 0.01  # seconds after which replies are cancelled once more, while the threads of a run end
 
 clock: Callable[[], float] = time.time  # the one "now"; a test may set it
@@ -201,11 +202,17 @@ class _Threads:
         self._arrived.put(item)
 
     def _take(self) -> None:
-        # without a timeout: in Python 3.11 it can be missed, and the wait is for ever
-        self._taken.extend(map(queue.SimpleQueue.get, (self._arrived,)))
-        item = self._taken[-1]
-        if isinstance(item, Sent | Relayed | Said):
-            self._place.release()
+        """Move the next of what has arrived, or nothing, after a while.
+
+        A signal that comes a moment before the wait begins does not end it: Python hears of Ctrl-C when the next one
+        begins. (Python 3.11 can miss the timeout too, if the machine stands still for so long; then it ends with what
+        arrives.)
+        """
+        with contextlib.suppress(queue.Empty):
+            self._taken.extend(map(queue.SimpleQueue.get, (self._arrived,), (True,), (SLICE,)))
+            item = self._taken[-1]
+            if isinstance(item, Sent | Relayed | Said):
+                self._place.release()
 
     def _spawn(self, call: Job) -> Future[Any]:
         """Called by a node, in its thread."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -388,6 +389,29 @@ def interrupted_at(moment: int, codes: set[CodeType], call: Callable[[], Any]) -
     finally:
         sys.settrace(before)
     return seen
+
+
+def test_a_signal_that_does_not_end_the_wait_for_results_is_heard(sqlite_url: str) -> None:
+    """As when it comes while the caller's thread is about to wait: here another thread receives it."""
+    heard = threading.Event()
+
+    def rings(state: State) -> State:
+        time.sleep(0.1)  # until the caller's thread waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        return listens(state)
+
+    def listens(state: State) -> State:
+        assert heard.wait(PATIENCE)
+        return {"log": ["heard"]}
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: heard.set())
+    try:
+        with Runner("sync", sqlite_url) as run:
+            builder = StateGraph(State).add_node(rings).add_node(listens)
+            graph = run.compile(builder.add_edge(START, "rings").add_edge(START, "listens"))
+            assert graph.invoke({"log": []}, new_thread())["log"] == ["heard", "heard"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.parametrize("part", range(4))
