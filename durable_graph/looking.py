@@ -40,12 +40,12 @@ class Looking(States):
     ) -> list[Thread]:
         """The threads, newest change first.
 
-        status: one or several of new, running, pending, interrupted, waiting, failed and finished. graph: by name.
-        text: part of the thread's id or of its metadata as JSON, in upper or lower case, taken literally. newer_than,
-        older_than: changed less or more than that ago, as timedelta or in seconds. after: only those behind this one,
-        the last of the page before; whatever has changed since then is on the first page by now. limit: so many at
-        most: a page costs what is on it, unless few of many threads have that `text`, or that `graph` and no status
-        is named.
+        status: one or several of new, queued, running, pending, interrupted, waiting, failed and finished. graph: by
+        name. text: part of the thread's id or of its metadata as JSON, in upper or lower case, taken literally.
+        newer_than, older_than: changed less or more than that ago, as timedelta or in seconds. after: only those
+        behind this one, the last of the page before; whatever has changed since then is on the first page by now.
+        limit: so many at most: a page costs what is on it, unless few of many threads have that `text`, or that
+        `graph` and no status is named.
         Raises ArgumentError.
         """
         wanted = filter_of(status, graph, text, newer_than, older_than)
