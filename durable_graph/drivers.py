@@ -1,10 +1,10 @@
-"""The only file that knows sync from async: two drivers that perform a run's effects.
+"""The only two files that know sync from async, this one and `adrivers.py`: each performs a run's effects.
 
-                 drive (sync)                             adrive (asyncio)
-    one task     in the caller's thread                   awaited in the caller's task
-    several      in a pool of threads                     as asyncio tasks; sync nodes in a pool
-    the store    called from the caller's thread          from a thread of its own
-    to wait      on a queue                               on an event
+                 drive (sync)                   adrive (asyncio)
+    one task     in the caller's thread         awaited in the caller's task; plain functions in the store's thread
+    several      in a crew of threads           as asyncio tasks; plain nodes in a pool
+    the store    from the caller's thread       from a thread of its own
+    to wait      on a queue                     on an event
 
 Both stop in the same way: a consumer that has gone (break, close, an exception) is the answer to `Emit`; the run
 then winds down by itself. Nothing that was begun here outlives the driver: its `finally` waits for every thread
@@ -23,9 +23,8 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,11 +32,9 @@ from durable_graph.core.effects import (
     Arrival,
     Ask,
     Cancel,
-    Effect,
     Emission,
     Emit,
     Finished,
-    Invoke,
     Job,
     Next,
     Now,
@@ -48,14 +45,11 @@ from durable_graph.core.effects import (
     Sent,
     Spawned,
 )
-from durable_graph.core.model import TimeoutPolicy, seconds_of
 from durable_graph.core.rows import Effects
-from durable_graph.core.schema import is_coroutine
-from durable_graph.core.task import Steps
+from durable_graph.core.task import Entered, Steps, enter, leave
 from durable_graph.crew import Crew, Work
-from durable_graph.errors import CallError, NodeTimeoutError, StoreError
+from durable_graph.errors import CallError, StoreError
 from durable_graph.executors import Awaited
-from durable_graph.offload import Offload, settled, thrown_in
 from durable_graph.store import Store, Transaction
 from durable_graph.transactions import Transactions, Turn
 
@@ -70,12 +64,12 @@ clock: Callable[[], float] = time.time  # the one "now"; a test may set it
 pause: Callable[[float], None] = time.sleep  # and these two wait
 apause: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-_forks = 0  # that this process has come out of: what was begun before one belongs to its parent
+forks = 0  # that this process has come out of: what was begun before one belongs to its parent
 
 
 def _forked() -> None:
-    global _forks
-    _forks += 1
+    global forks
+    forks += 1
 
 
 if hasattr(os, "register_at_fork"):
@@ -103,7 +97,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
     """
     tasks = _Threads(live, workers, store)
     given, asked = tasks.given, False  # what a Next was answered, until the run has it: Ctrl-C may come in between
-    begun = _forks
+    begun = forks
     answer: Any = None
     failure: BaseException | None = None
     thrown: BaseException | None = None  # by the consumer
@@ -118,8 +112,8 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
             answer = failure = None
             asked = isinstance(effect, Next)
             try:
-                if _forks != begun:
-                    _refuse_fork(effect, store)
+                if forks != begun:
+                    refuse_fork(effect, store)
                 if isinstance(effect, Emit):
                     answer = thrown is not None
                     if not answer:
@@ -130,11 +124,11 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
                 elif isinstance(effect, Next):
                     answer = tasks.next(effect.jobs)
                 elif isinstance(effect, Save):
-                    _append(store, effect)
+                    save(store, effect)
                 elif isinstance(effect, Now):
                     answer = clock()
                 elif isinstance(effect, Ask):
-                    answer = _ask(store, effect)
+                    answer = ask(store, effect)
                 elif isinstance(effect, Cancel):
                     answer = tasks.cancel(effect.jobs)
                 elif isinstance(effect, Rest):
@@ -142,7 +136,7 @@ def drive(effects: Effects, store: Store | None, show: Show, live: bool, workers
             except BaseException as error:
                 failure = error
     finally:
-        if _forks == begun:
+        if forks == begun:
             tasks.close()
     if thrown is not None and not isinstance(thrown, GeneratorExit):
         raise thrown
@@ -189,7 +183,7 @@ class _Threads:
                 self._callees.give([self._ready(call)])
 
     def _ready(self, job: Job) -> Work:
-        job.tell, job.spawn, job.recall = self._tell, self._spawn, _settled_future
+        job.tell, job.spawn, job.recall = self._tell, self._spawn, settled_future
         job.begin, job.awaited = partial(self._begin, job), self._elsewhere
         return partial(contextvars.copy_context().run, self._work, job)
 
@@ -328,7 +322,7 @@ class _Threads:
         self._transactions.close()
 
 
-def _settled_future(value: Any) -> Future[Any]:
+def settled_future(value: Any) -> Future[Any]:
     future: Future[Any] = Future()
     future.set_result(value)
     return future
@@ -339,12 +333,18 @@ def delay_of(job: Job) -> float:
 
 
 def run_job(job: Job) -> Finished:
-    started = clock()
+    started, entered = clock(), NOTHING
     try:
+        entered = enter(job)
         result = _run_steps(job.steps)
     except BaseException as error:
-        return Finished(job, None, _passable(error), started, clock())
+        return Finished(job, None, passable(error), started, clock())
+    finally:
+        leave(entered)
     return Finished(job, result, None, started, clock())
+
+
+NOTHING: Entered = ()
 
 
 def _run_steps(steps: Steps) -> Any:
@@ -372,68 +372,7 @@ def _is_async(call: Callable[..., Any]) -> CallError:
     )
 
 
-# --- asyncio ----------------------------------------------------------------------------------
-
-
-async def adrive(
-    opening: AbstractAsyncContextManager[Effects], store: Store | None, show: Show, live: bool, workers: int | None
-) -> AsyncGenerator[Any, None]:
-    """`drive` for asyncio. A cancelled task counts as a consumer that has gone, with CancelledError to follow.
-
-    What has to be done around it is in `opening` and not in a generator of its own: when a loop ends it closes all
-    asynchronous generators at the same time, also those that another one is at.
-    """
-    async with opening as effects:
-        tasks = _Tasks(live, workers, store)
-        begun = _forks
-        keeper = Offload()  # the store's thread
-        answer: Any = None
-        failure: BaseException | None = None
-        thrown: BaseException | None = None
-        try:
-            while True:
-                try:
-                    effect = effects.send(answer) if failure is None else effects.throw(failure)
-                except StopIteration:
-                    break
-                answer = failure = None
-                try:
-                    if _forks != begun:
-                        _refuse_fork(effect, store)
-                    if isinstance(effect, Emit):
-                        answer = thrown is not None
-                        if not answer:
-                            try:
-                                for chunk in show(effect.what):
-                                    yield chunk
-                            except BaseException as error:
-                                thrown, answer = error, True
-                                await thrown_in(error)
-                    elif isinstance(effect, Next):
-                        answer = await tasks.next(effect.jobs)
-                    elif isinstance(effect, Save):
-                        await keeper.run(partial(_append, store, effect))
-                    elif isinstance(effect, Now):
-                        answer = clock()
-                    elif isinstance(effect, Ask):
-                        answer = await keeper.run(partial(_ask, store, effect))
-                    elif isinstance(effect, Cancel):
-                        answer = tasks.cancel(effect.jobs)
-                    elif isinstance(effect, Rest):
-                        await apause(effect.seconds)
-                except BaseException as error:
-                    failure = error
-        finally:
-            if _forks == begun:
-                try:
-                    await tasks.close()
-                finally:
-                    keeper.close()
-        if thrown is not None:
-            raise thrown
-
-
-def _refuse_fork(effect: Effect, store: Store | None) -> None:
+def refuse_fork(effect: object, store: Store | None) -> None:
     """A run that was carried into a child by fork() stays the parent's: here it can only end, without a trace."""
     if store is not None and not isinstance(effect, Emit | Now | Cancel):
         raise StoreError(
@@ -443,294 +382,17 @@ def _refuse_fork(effect: Effect, store: Store | None) -> None:
         )
 
 
-def _append(store: Store | None, save: Save) -> None:
+def save(store: Store | None, effect: Save) -> None:
     assert store is not None
-    place = store if save.through is None else save.through
-    place.append(save.rows, claim=save.claim, snapshot=save.snapshot, taken=save.taken)
+    place = store if effect.through is None else effect.through
+    place.append(effect.rows, claim=effect.claim, snapshot=effect.snapshot, taken=effect.taken)
 
 
-def _ask(store: Store | None, ask: Ask) -> Any:
+def ask(store: Store | None, ask: Ask) -> Any:
     return ask.call(store)  # type: ignore[arg-type]  # without one it asks something else
 
 
-class _Tasks:
-    """Jobs of a superstep under asyncio."""
-
-    def __init__(self, live: bool, workers: int | None, store: Store | None) -> None:
-        self._transactions = Transactions(store)
-        self._live = live
-        self._workers = workers
-        self._gate = asyncio.Semaphore(workers) if workers else None
-        self._counter = asyncio.Semaphore(WORKERS)
-        self._pool: ThreadPoolExecutor | None = None
-        self._alone_runs = False  # nobody takes custom events before it ends
-        self._running: dict[asyncio.Task[None], Job] = {}
-        self._begun: set[Job] = set()
-        self._items: deque[Arrival | Turn] = deque()
-        self._arrived = asyncio.Event()
-        self._elsewhere = Awaited()
-        self._taken: list[threading.Event] = []  # for threads that wait until their custom event has been taken
-        self._replies: set[Future[Any]] = set()
-        self._closed = False
-        self._cancelled = False  # while a sync node ran alone
-
-    def _start(self, jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            if job.parent is not None:
-                self._transactions.calls(job)
-            self._running[asyncio.create_task(self._work(job))] = job
-
-    async def _work(self, job: Job) -> None:
-        if job.delay:
-            await asyncio.sleep(delay_of(job))
-        gate = self._gate if job.parent is None else None  # a call may not wait for the node that waits for it
-        if gate is None and job.elsewhere:
-            gate = self._counter  # as many as there are threads to wait: the others can be taken back
-        async with gate or contextlib.nullcontext():
-            await self._run(job)
-
-    async def _run(self, job: Job) -> None:
-        self._begun.add(job)
-        loop = asyncio.get_running_loop()
-        job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
-        job.recall, job.begin = partial(self._recall, loop), partial(self._begin, loop, job)
-        job.awaited = self._elsewhere
-        started = clock()
-        try:
-            result = await self._steps(job)
-        except BaseException as error:
-            item = Finished(job, None, _passable(error), started, clock())
-        else:
-            item = Finished(job, result, None, started, clock())
-        if not self._elsewhere.has_taken(job):
-            self._put(item)
-
-    async def _steps(self, job: Job) -> Any:
-        steps = job.steps
-        try:
-            invoke = next(steps)
-            while True:
-                try:
-                    answer = await self._call(job, invoke)
-                except BaseException as error:
-                    invoke = steps.throw(error)
-                else:
-                    invoke = steps.send(answer)
-        except StopIteration as done:
-            return done.value
-
-    async def _call(self, job: Job, invoke: Invoke) -> Any:
-        function, args, kwargs, timeout = invoke
-        call = getattr(function, "acall", function)  # a subgraph has both forms
-        if is_coroutine(call):
-            waited = call(*args, **kwargs)
-            return await (waited if timeout is None else _timed(job, waited, timeout))
-        context = contextvars.copy_context()
-        finishes = job.memo is None or not job.memo.looking
-        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs), finishes)
-        return await answer if inspect.isawaitable(answer) else answer
-
-    async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
-        """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
-        if self._closed:
-            raise asyncio.CancelledError  # nothing begins any more
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers or WORKERS, "durable_graph")
-        future = asyncio.get_running_loop().run_in_executor(self._pool, _passing, call)
-        try:
-            return await settled(future)
-        except asyncio.CancelledError:
-            if not counts or not future.done() or future.cancelled():
-                raise
-            self._cancelled = self._alone_runs
-            return future.result()
-
-    def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
-        if _runs_here(loop):
-            job.progress()
-            self._put(item)  # an async node cannot be made to wait from inside its own loop
-            return
-        taken = threading.Event()
-        loop.call_soon_threadsafe(self._put, item, taken)
-        taken.wait()
-
-    def _spawn(self, loop: asyncio.AbstractEventLoop, call: Job) -> Any:
-        """Called by a node: an async one gets something to await, a plain one, in its thread, a future to wait for."""
-        self._transactions.calls(call)
-        reply: Future[Any] = Future()
-        call.reply = reply
-        self._replies.add(reply)
-        if _runs_here(loop):
-            self._begin_call(call)
-            return asyncio.wrap_future(reply)
-        loop.call_soon_threadsafe(self._begin_call, call)
-        return reply
-
-    def _recall(self, loop: asyncio.AbstractEventLoop, value: Any) -> Any:
-        future = _settled_future(value)
-        return asyncio.wrap_future(future) if _runs_here(loop) else future
-
-    def _begin(self, loop: asyncio.AbstractEventLoop, job: Job, awaits: bool) -> Any:
-        """Called by a node: an async one gets something to await, a plain one, in its thread, a transaction."""
-        if awaits:
-            return self._abegin(job)
-        if _runs_here(loop):
-            raise CallError(
-                problem=f"the async node {job.task.node!r} asked for runtime.connection, which may have to wait",
-                fix="Use `await runtime.aconnection()`.",
-            )
-        turn = self._turn(job)
-        if turn is not None:
-            loop.call_soon_threadsafe(self._put, turn)
-            turn.granted.result()
-        return self._transactions.begin()
-
-    async def _abegin(self, job: Job) -> Transaction:
-        turn = self._turn(job)
-        if turn is not None:
-            self._put(turn)
-            await asyncio.wrap_future(turn.granted)
-        transaction: Transaction = await self._in_thread(self._transactions.begin)
-        return transaction
-
-    def _turn(self, job: Job) -> Turn | None:
-        turn = None if self._alone_runs else self._transactions.turn(job)
-        if turn is not None:
-            self._replies.add(turn.granted)
-        return turn
-
-    def _begin_call(self, call: Job) -> None:
-        if self._closed:
-            self._let_go_of_calls()
-            return
-        self._put(Spawned(call))
-        self._running[asyncio.create_task(self._work(call))] = call
-
-    def _put(self, item: Arrival | Turn, taken: threading.Event | None = None) -> None:
-        self._items.append(item)
-        self._arrived.set()
-        if taken is not None:
-            self._taken.append(taken)
-            if self._closed or self._alone_runs:
-                self._let_go()
-
-    def _let_go(self) -> None:
-        for taken in self._taken:
-            taken.set()
-        self._taken.clear()
-
-    async def next(self, jobs: Sequence[Job] = ()) -> Sequence[Arrival]:
-        if len(jobs) == 1 and not self._live and not self._running and jobs[0].parent is None:
-            await self._run_alone(jobs[0])
-        elif jobs:
-            self._start(jobs)
-        items: deque[Arrival] = deque()
-        self._transactions.settle(items)
-        while not items:
-            if not self._items:
-                await self._wait()
-            self._transactions.sift(self._items, items)
-            self._arrived.clear()
-            self._let_go()
-            if not items:
-                self._transactions.settle(items)
-        done = {item.job for item in items if isinstance(item, Finished)}
-        self._begun -= done
-        self._running = {task: job for task, job in self._running.items() if job not in done or not task.done()}
-        return items
-
-    async def _run_alone(self, job: Job) -> None:
-        if job.delay:
-            await asyncio.sleep(delay_of(job))
-        self._alone_runs = True
-        await self._run(job)
-        self._alone_runs = False
-        if self._cancelled:
-            self._cancelled = False
-            raise asyncio.CancelledError  # its result waits for the next call
-
-    async def _wait(self) -> None:
-        try:
-            await self._arrived.wait()
-        except asyncio.CancelledError:
-            for task in self._running:
-                task.cancel()
-            raise
-
-    def cancel(self, jobs: Sequence[Job] = ()) -> list[Job]:
-        idle = {task: job for task, job in self._running.items() if job not in self._begun}
-        waiting = {task: job for task, job in idle.items() if job.parent is None}
-        for task in waiting:
-            task.cancel()
-        known = {*self._running.values(), *self._begun}
-        taken = self._elsewhere.take_back()
-        return [*waiting.values(), *taken, *(job for job in jobs if job not in known)]
-
-    async def close(self) -> None:
-        self._closed = True
-        self._elsewhere.close()
-        try:
-            self._let_go()
-            self._let_go_of_calls()
-            interrupt = await self._all_ended()
-        finally:  # whatever has come up, no thread is left
-            if self._pool is not None:
-                self._pool.shutdown()
-            self._transactions.close()
-        if interrupt is not None:
-            raise interrupt
-
-    def _let_go_of_calls(self) -> None:
-        for reply in self._replies:
-            reply.cancel()
-
-    async def _all_ended(self) -> asyncio.CancelledError | None:
-        """Cancel and await whatever runs, also what is begun meanwhile; and if we are cancelled, that as well."""
-        interrupt, told = None, set[asyncio.Task[None]]()
-        while self._running:
-            for task in self._running.keys() - told:
-                task.cancel()
-                told.add(task)
-            try:
-                await asyncio.wait(self._running)
-            except asyncio.CancelledError as error:
-                interrupt = error
-            self._running = {task: job for task, job in self._running.items() if not task.done()}
-        return interrupt
-
-
-async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any:
-    """Await a node, but not for longer than it may take altogether, or without a sign of life."""
-    run, idle = seconds_of(policy.run_timeout), seconds_of(policy.idle_timeout)
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(run) as whole, asyncio.timeout(idle) as quiet:
-            if idle is not None:
-                job.alive = lambda: quiet.reschedule(loop.time() + idle)
-                job.progress = job.alive if policy.refresh_on == "auto" else job.progress
-            return await waited
-    except TimeoutError as error:
-        for kind, scope, limit in (("run", whole, run), ("idle", quiet, idle)):
-            if scope.expired():
-                raise NodeTimeoutError(node=job.task.node, kind=kind, timeout=limit) from error
-        raise
-
-
-def _runs_here(loop: asyncio.AbstractEventLoop) -> bool:
-    try:
-        return asyncio.get_running_loop() is loop
-    except RuntimeError:
-        return False
-
-
-def _passing(call: Callable[[], Any]) -> Any:
-    try:
-        return call()
-    except (StopIteration, GeneratorExit) as error:
-        raise _passable(error) from error
-
-
-def _passable(error: BaseException) -> BaseException:
+def passable(error: BaseException) -> BaseException:
     """A node's error as generators and futures can carry it: these two would end them instead (as in PEP 479)."""
     if not isinstance(error, StopIteration | GeneratorExit):
         return error

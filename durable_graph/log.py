@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from durable_graph import drivers, enqueue
+from durable_graph.adrivers import adrive
 from durable_graph.codec import SEALED
 from durable_graph.core.chain import Key, read_keys
 from durable_graph.core.config import CallConfig
@@ -29,7 +30,7 @@ from durable_graph.core.rows import Codec as Coder
 from durable_graph.core.telling import follow, walk
 from durable_graph.core.times import iso
 from durable_graph.core.verify import Report, verify
-from durable_graph.drivers import Show, adrive, drive
+from durable_graph.drivers import Show, drive
 from durable_graph.errors import ArgumentError, ThreadNotFoundError
 from durable_graph.inbox import INBOX, Carrier, Job
 from durable_graph.looking import Looking

@@ -29,6 +29,10 @@ class Offload:
 
     async def run(self, call: Callable[[], T]) -> T:
         """The call's result. It cannot be stopped: who is cancelled meanwhile learns of it when the call has ended."""
+        return await self.begin(call)
+
+    def begin(self, call: Callable[[], T]) -> asyncio.Future[T]:
+        """The call's result, to be awaited; also there for who was cancelled while it did."""
         if self._thread is None:
             # A daemon, as a loop that is never closed must not keep the process from ending.
             self._thread = threading.Thread(
@@ -39,7 +43,7 @@ class Offload:
         loop = asyncio.get_running_loop()
         future: _Unstoppable[T] = _Unstoppable(loop=loop)
         self._calls.put(partial(_answer, loop, future, call))
-        return await future
+        return future
 
     def close(self) -> None:
         if self._thread is not None:

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Literal, TypedDict
 
 from durable_graph import beat, drivers, leases, unfinished, watch
+from durable_graph.adrivers import adrive
 from durable_graph.cache import Forgiving
 from durable_graph.codec import Codec
 from durable_graph.core import runtime
@@ -29,7 +30,7 @@ from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View
 from durable_graph.core.rows import Call, Effects
 from durable_graph.core.run import Run
 from durable_graph.core.runtime import Runtime
-from durable_graph.drivers import Show, adrive, drive
+from durable_graph.drivers import Show, drive
 from durable_graph.errors import ArgumentError, CallError, GraphInterrupt, ParentCommand
 from durable_graph.messages import langchain_is_used, message_types
 from durable_graph.offload import ended

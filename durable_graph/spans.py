@@ -111,7 +111,7 @@ class RunSpans:
     # --- tasks --------------------------------------------------------------------------------
 
     def _trace(self, job: Job, above: Context) -> None:
-        job.steps = self._traced(job, job.steps, above)
+        job.steps, job.stays = self._traced(job, job.steps, above), True
 
     def _traced(self, job: Job, steps: Steps, above: Context) -> Steps:
         """The job, with its span as the current one. Runs where the job runs."""

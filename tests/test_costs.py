@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from itertools import groupby
 from typing import Any
 
 import psycopg
@@ -14,6 +15,7 @@ from sqlalchemy import make_url
 
 from durable_graph import StateGraph
 from durable_graph.core.chain import row_hash
+from durable_graph.offload import Offload
 from durable_graph.store import Row
 from durable_graph.store.texts import MARKS, Statement, texts
 from durable_graph.store.wire import Wire
@@ -80,6 +82,20 @@ def test_a_step_is_one_statement(run: Runner, monkeypatch: pytest.MonkeyPatch) -
     assert len(many) - len(few) == 50
     assert len(inserts) == 91  # with the row of the input
     assert all("threads.epoch = " in one for one in inserts)
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "sync"])
+def test_a_step_is_one_way_to_the_thread_and_back(way: str, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plain node, its plain router, the row and what comes between: to and fro costs asyncio more than a step."""
+    ways = []
+    begin = Offload.begin
+    monkeypatch.setattr(Offload, "begin", lambda self, call: ways.append(call) or begin(self, call))
+    with Runner(way, database_url) as run:
+        for steps in (1, 40, 90):
+            run.invoke(run.compile(counter(run, steps)), {"n": 0}, new_thread())
+            ways.append(None)
+    _, few, many = (len([*group]) for ended, group in groupby(ways, lambda way: way is None) if not ended)
+    assert many - few == 50
 
 
 def test_tasks_that_end_together_are_one_commit(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,7 @@ FLOORS = (  # lowest first
     {"parcels"},
     {"executors"},
     {"drivers"},
+    {"adrivers"},
     {"beat", "prune", "recovery", "unfinished", "watch"},
     {"search", "session", "spans"},
     {"opening"},
@@ -97,7 +98,17 @@ IMPURE = {
 
 ONLY_IN = {  # what is no part of Python, and asyncio: the modules that may import it
     "alembic": {"store.migrate"},
-    "asyncio": {"cli.runner", "cli.working", "compiled", "drivers", "offload", "session", "submission", "testing"}
+    "asyncio": {
+        "adrivers",
+        "cli.runner",
+        "cli.working",
+        "compiled",
+        "drivers",
+        "offload",
+        "session",
+        "submission",
+        "testing",
+    }
     | {"workers", "workers.jobs", "workers.postgres", "workers.rescue", "workers.sqlite", "workers.staff"}
     | {"server.endpoints", "server.house", "server.hub", "server.inspector.live", "server.running", "server.runs"},
     "click": {"cli", "cli.changing", "cli.drawing", "cli.ending", "cli.keeping", "cli.options", "cli.reading"}

@@ -35,6 +35,7 @@ from durable_graph import (
     StateGraph,
     StreamWriter,
     TimeoutPolicy,
+    adrivers,
     drivers,
     entrypoint,
     get_config,
@@ -1021,7 +1022,7 @@ def test_jobs_that_begin_again_together_all_run(way: str) -> None:
         job.steps = steps(job.task.id)
 
     async def main() -> None:
-        tasks = drivers._Tasks(False, None, None)
+        tasks = adrivers._Tasks(False, None, None)
         await asyncio.wait_for(tasks.next(jobs), PATIENCE)
         while len(ended) < 3:
             await asyncio.wait_for(tasks.next(), PATIENCE)

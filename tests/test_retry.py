@@ -12,7 +12,7 @@ import operator
 import selectors
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import timedelta
 from typing import Annotated, Any, TypedDict
 
@@ -21,6 +21,7 @@ import pytest
 from durable_graph import (
     END,
     START,
+    CallError,
     Command,
     DrawingError,
     InvalidUpdateError,
@@ -31,6 +32,7 @@ from durable_graph import (
     StoreUnavailableError,
     TimeoutPolicy,
     drivers,
+    get_runtime,
     interrupt,
     task,
 )
@@ -772,6 +774,98 @@ def test_a_cancelled_consumer_leaves_a_thread_that_goes_on(database_url: str) ->
 
         asyncio.run(main())
     assert seen == ["b 1", "cancelled", "b 2"]
+
+
+@pytest.mark.parametrize("at", ["node", "router"])
+def test_a_consumer_is_cancelled_while_a_plain_function_runs(at: str, database_url: str) -> None:
+    """It cannot be stopped, so what it comes to is not lost: the row is there, and nobody calls the node again."""
+    called, begun, go = list[str](), threading.Event(), threading.Event()
+
+    def wait(where: str) -> None:
+        called.append(where)
+        if where == at:
+            begun.set()
+            assert go.wait(PATIENCE)
+
+    def node(state: State) -> State:
+        wait("node")
+        return {"log": ["a"]}
+
+    async def anode(state: State) -> State:
+        return node(state)
+
+    def router(state: State) -> str:
+        wait("router")
+        return "b"
+
+    async def main(graph: Any, config: Any) -> None:
+        consumer = asyncio.create_task(graph.ainvoke({}, config))
+        await until(begun)
+        consumer.cancel()
+        await asyncio.sleep(0)
+        assert not consumer.done()
+        go.set()
+        await asyncio.wait([consumer])
+        assert consumer.cancelled()
+        assert (await graph.aget_state(config)).next == ("b",)
+        assert (await graph.ainvoke(None, config))["log"] == ["a", "b"]
+        assert called == ["node", "router"]
+
+    builder = StateGraph(State).add_node("a", node if at == "node" else anode)
+    builder.add_node("b", lambda state: {"log": ["b"]}).add_edge(START, "a").add_conditional_edges("a", router)
+    with closing(builder.compile(database_url)) as graph:
+        asyncio.run(main(graph, new_thread()))
+        assert graph.verify({"thread_id": graph.threads()[0].thread_id}).ok
+
+
+def test_what_a_plain_function_returns_is_awaited_and_more_plain_functions_follow(database_url: str) -> None:
+    """To and fro between the loop and the thread within one task; each finds the task's runtime, and only there."""
+    seen: list[tuple[str, str, bool]] = []
+
+    def note(what: str) -> None:
+        in_loop = threading.current_thread() is threading.main_thread()
+        seen.append((what, get_runtime().node, in_loop))
+
+    async def later(what: str, answer: Any) -> Any:
+        note(what)
+        await asyncio.sleep(0)
+        return answer
+
+    def node(state: State) -> Any:
+        note("node")
+        return later("what the node returned", {"log": ["a"]})
+
+    async def asks(state: State) -> str:
+        return await later("async router", "b")
+
+    def answers(state: State) -> Any:
+        note("router")
+        return later("what the router returned", "c")
+
+    async def main(graph: Any) -> None:
+        async for _ in graph.astream({}, new_thread()):
+            with pytest.raises(CallError, match="no running node"):
+                get_runtime()
+
+    builder = StateGraph(State).add_node("a", node)
+    for name in "bc":
+        builder.add_node(name, lambda state: None)
+    builder.add_edge(START, "a").add_conditional_edges("a", asks).add_conditional_edges("a", answers)
+    with closing(builder.compile(database_url)) as graph:
+        asyncio.run(main(graph))
+        (thread,) = graph.threads()
+        assert sorted(each.node for each in graph.timeline({"thread_id": thread.thread_id}) if each.node) == [
+            "a",
+            "b",
+            "c",
+        ]
+    assert seen == [
+        ("node", "a", False),
+        ("what the node returned", "a", True),
+        ("async router", "a", True),
+        ("router", "a", False),
+        ("what the router returned", "a", True),
+    ]
 
 
 def test_a_consumer_is_cancelled_while_a_retry_waits() -> None:

@@ -73,6 +73,7 @@ class Job:
     alive: Callable[[], None] = staticmethod(_nobody)  # a sign of life, for whoever minds an idle timeout
     progress: Callable[[], None] = staticmethod(_nobody)  # the same, where something else than a heartbeat counts
     runtime_made: Any = None
+    make_runtime: Callable[[Job], Any] | None = None  # without it what is called finds none
     surrounds = False  # its runtime brings context variables along, for libraries that look there
     variables: Sequence[tuple[ContextVar[Any], Any]] = ()
     delay = 0.0  # seconds to wait before it begins
@@ -81,6 +82,7 @@ class Job:
     inherited = 0  # how many of these are of the node whose error it handles
     memo: Any = None  # its place in the cache: a core.caching.Memo
     cached = False  # its result came from there
+    stays = False  # its steps have to end in the context in which they began
     ended = False  # its node has returned or raised
     tokens: Tokens | None = None  # of the messages that were shown in parts
     transaction: Transaction | None = None  # begun by its node
@@ -94,7 +96,6 @@ class Job:
 
     steps: Generator[Invoke, Any, Any]
     again: Callable[[int], Job]  # the same, as this attempt
-    make_runtime: Callable[[Job], Any]
 
     # set by the driver
     awaited: Any = None  # an executors.Awaited, for what is done elsewhere
@@ -117,6 +118,7 @@ class Job:
     def runtime(self) -> Any:
         """What its node can know of the run."""
         if self.runtime_made is None:
+            assert self.make_runtime is not None
             self.runtime_made = self.make_runtime(self)
         return self.runtime_made
 

@@ -35,16 +35,19 @@ def node_input(node: Node, position: Position, arg: Any, remaining: int) -> Any:
 Entered = Sequence[tuple[ContextVar[Any], Token[Any]]]
 
 
-def _enter(job: Job) -> Entered:
-    """Let what the node calls find the job's runtime."""
-    entered = ((current, current.set(job.runtime)),)
+def enter(job: Job) -> Entered:
+    """Let what the job calls find its runtime. For drivers, before they go on with a job's steps; `leave` has to follow
+    in the same context."""
+    if job.make_runtime is None:
+        return ()
     if not job.surrounds:
-        return entered
-    job.runtime()
+        return ((current, current.set(job.runtime)),)
+    job.runtime()  # this finds the variables, or fails
+    entered = ((current, current.set(job.runtime)),)
     return *entered, *((variable, variable.set(value)) for variable, value in job.variables)
 
 
-def _leave(entered: Entered) -> None:
+def leave(entered: Entered) -> None:
     for variable, token in entered:
         variable.reset(token)
 
@@ -52,7 +55,6 @@ def _leave(entered: Entered) -> None:
 def run_node(graph: Graph, position: Position, job: Job) -> Steps:
     """Call the job's node, check its update, ask its routers."""
     node = graph.nodes[job.task.node]
-    entered = _enter(job)
     try:
         given = before = node_input(node, position, job.task.arg, job.remaining)
         watched = node.strict and job.task.arg is MISSING  # a Send's payload is the node's own to change
@@ -73,7 +75,6 @@ def run_node(graph: Graph, position: Position, job: Job) -> Steps:
         return update, goto
     finally:
         job.ended = True
-        _leave(entered)
 
 
 def _check_unchanged(node: Node, position: Position, before: Any, after: Any) -> None:
@@ -117,7 +118,6 @@ def _remembered(
 
 def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: Job) -> Steps:
     """One call of a @task from a node."""
-    entered = _enter(job)
     try:
         args, kwargs = arg
         memo: Memo | None = job.memo
@@ -132,12 +132,10 @@ def run_call(call: Callable[..., Any], arg: tuple[Any, Any], timeout: Any, job: 
         return result
     finally:
         job.ended = True
-        _leave(entered)
 
 
 def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job) -> Steps:
     """Only the routing after `node` (START, or update_state's as_node), for an update that was given."""
-    entered = _enter(job)
     try:
         goto = yield from _routes(graph, values, graph.nodes[node], update, job)
         return update, goto
@@ -148,7 +146,6 @@ def run_entry(graph: Graph, values: Values, node: str, update: Update, job: Job)
         ) from None
     finally:
         job.ended = True
-        _leave(entered)
 
 
 def run_migration(migrate: Callable[[dict[str, Any]], Any], values: Mapping[str, Any]) -> Steps:
