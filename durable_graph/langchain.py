@@ -6,7 +6,8 @@ Nothing imports this module, and with it langchain-core, before the application 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
@@ -131,16 +132,49 @@ class Listener(BaseCallbackHandler):
         return output
 
 
-def surrounded(config: dict[str, Any], ear: Ear | None) -> tuple[dict[str, Any], Sequence[tuple[ContextVar[Any], Any]]]:
-    """A node's config with somebody who listens, if there is an ear; and the variable in which models, chains and
-    tools that the node calls without a config look for it."""
-    if ear is not None or config.get("callbacks"):
+class Surroundings:
+    """What langchain-core looks for around nodes: their config, and the variable in which models, chains and tools
+    that a node calls without a config look for it. listens: to what chat models say."""
+
+    def __init__(self, listens: bool) -> None:
+        self._listens = listens
+
+    def config(self, config: dict[str, Any], ear: Ear) -> dict[str, Any]:
+        if not self._listens and not config.get("callbacks"):
+            return config
         callbacks = _own(config.get("callbacks"))
-        if ear is not None:
+        if self._listens:
             callbacks.add_handler(Listener(ear))
-        config = {**config, "callbacks": callbacks}
-    inherited = {key: value for key, value in config.items() if key != "run_name"}  # that is the graph's
-    return config, ((var_child_runnable_config, inherited),)
+        return {**config, "callbacks": callbacks}
+
+    def variables(self, config: Callable[[], Mapping[str, Any]]) -> Sequence[tuple[ContextVar[Any], Any]]:
+        return ((var_child_runnable_config, _Inherited(config)),)
+
+
+class _Inherited(Mapping[str, Any]):
+    """A node's config, made when somebody looks: most nodes call no model, and to make it takes as long as a step."""
+
+    _making = threading.RLock()  # models may be called side by side
+
+    def __init__(self, config: Callable[[], Mapping[str, Any]]) -> None:
+        self._config = config
+        self._made: dict[str, Any] | None = None
+
+    def _all(self) -> dict[str, Any]:
+        if self._made is None:
+            with self._making:
+                config = self._config()
+            self._made = {key: value for key, value in config.items() if key != "run_name"}  # that is the graph's
+        return self._made
+
+    def __getitem__(self, key: str) -> Any:
+        return self._all()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        return len(self._all())
 
 
 def _own(callbacks: Any) -> BaseCallbackManager:

@@ -23,7 +23,7 @@ from durable_graph.core import runtime
 from durable_graph.core.address import Place, thread_of
 from durable_graph.core.caching import Caching
 from durable_graph.core.config import PLACES, CallConfig, read_config
-from durable_graph.core.effects import Emission, Recorded
+from durable_graph.core.effects import Emission, Recorded, Surround
 from durable_graph.core.model import START, Command, Graph
 from durable_graph.core.position import Child
 from durable_graph.core.projection import ANNOUNCED, PLACE, SPOKEN, Shaper, View, open_interrupts
@@ -193,11 +193,14 @@ class Session:
         live = bool(modes & SPOKEN) or self._shaper.subgraphs or above.subgraphs or runtime.calls_are_possible
         return live or self._parts.graph.has_executors
 
-    def _surround(self, config: dict[str, Any], ear: Any) -> Any:
-        """langchain-core's callbacks for a node, if the application uses it: they hear what chat models say."""
+    @property
+    def _surround(self) -> Surround | None:
+        """langchain-core's callbacks for nodes, if the application uses it: they hear what chat models say."""
+        if not langchain_is_used():
+            return None
         from durable_graph import langchain
 
-        return langchain.surrounded(config, ear if self._listens else None)
+        return langchain.Surroundings(self._listens)
 
     @property
     def _listens(self) -> bool:
@@ -227,7 +230,7 @@ class Session:
             announce=bool(ANNOUNCED & {*self._shaper.modes, *self._link.shaper.modes}),
             caching=self._caching,
             link=self._link,
-            surround=self._surround if langchain_is_used() else None,
+            surround=self._surround,
             now=lambda: drivers.clock(),
             owner=owner,
             alive=leases.alive,

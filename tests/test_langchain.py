@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import operator
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -18,6 +21,7 @@ from langchain_core.messages import (
     SystemMessage,
     ToolMessage,
 )
+from langchain_core.runnables.config import ensure_config, var_child_runnable_config
 
 from durable_graph import (
     REMOVE_ALL_MESSAGES,
@@ -34,7 +38,8 @@ from durable_graph import (
     add_messages,
     entrypoint,
 )
-from tests.graphs import Runner, new_thread
+from durable_graph.core.jobs import Jobs
+from tests.graphs import PATIENCE, Runner, new_thread
 
 EVERY_KIND: list[BaseMessage] = [
     HumanMessage([{"type": "text", "text": "look"}, {"type": "image_url", "image_url": {"url": "u"}}], name="eve"),
@@ -379,3 +384,33 @@ def test_a_hook_goes_before_what_is_known_by_itself(run: Runner) -> None:
     assert [m.content for m in run.call(graph, "get_state", config).values["messages"]] == ["q", "a"]
     shown = Log(run.url, types=[]).get_state(config).values["messages"]
     assert shown[0] == Unregistered("langchain_core.messages.human:HumanMessage", ["1", "q"], "custom")
+
+
+# --- what langchain-core finds around a node ----------------------------------------------------
+
+
+class Steps(TypedDict, total=False):
+    found: Annotated[list[Any], operator.add]
+
+
+def test_a_nodes_config_is_made_when_somebody_looks(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, also for those that look at the same time, from threads of the node's own. Nobody else's step pays."""
+    made: list[str] = []
+    real = Jobs._runtime
+    monkeypatch.setattr(Jobs, "_runtime", lambda self, job: made.append(job.task.node) or real(self, job))
+
+    def look(together: threading.Barrier) -> Any:
+        together.wait(PATIENCE)
+        return ensure_config()["metadata"]["langgraph_node"]
+
+    def looks(state: Steps) -> Steps:
+        together = threading.Barrier(4)
+        with ThreadPoolExecutor(4) as pool:
+            seen = [pool.submit(contextvars.copy_context().run, look, together) for _ in range(4)]
+            return {"found": [each.result() for each in seen]}
+
+    builder = StateGraph(Steps).add_node("quiet", run.node(lambda state: {"found": []}))
+    builder.add_node("looks", run.node(looks)).add_edge(START, "quiet").add_edge("quiet", "looks")
+    assert run.invoke(run.compile(builder), {}, new_thread())["found"] == ["looks"] * 4
+    assert made == ["looks"]
+    assert not var_child_runnable_config.get()

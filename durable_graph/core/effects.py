@@ -59,6 +59,16 @@ class Reply(Protocol):
     def set_exception(self, error: BaseException, /) -> None: ...
 
 
+class Surround(Protocol):
+    """Puts what libraries look for around a node."""
+
+    def config(self, config: dict[str, Any], ear: Any) -> dict[str, Any]:
+        """The node's config as they complete it. ear: takes messages that are said in the node."""
+
+    def variables(self, config: Callable[[], Mapping[str, Any]]) -> Sequence[tuple[ContextVar[Any], Any]]:
+        """Context variables, to have these values while the node runs. config: makes what `config` gives."""
+
+
 LOSSES = 3  # attempts of a task in one run that may lose their worker; as many deaths as Dask allows by default
 
 
@@ -74,8 +84,7 @@ class Job:
     progress: Callable[[], None] = staticmethod(_nobody)  # the same, where something else than a heartbeat counts
     runtime_made: Any = None
     make_runtime: Callable[[Job], Any] | None = None  # without it what is called finds none
-    surrounds = False  # its runtime brings context variables along, for libraries that look there
-    variables: Sequence[tuple[ContextVar[Any], Any]] = ()
+    surround: Surround | None = None  # puts what libraries look for around it
     delay = 0.0  # seconds to wait before it begins
     jitter = False  # and up to one more
     failures: Sequence[Body] = ()  # of this run's attempts before it, as the row will record them

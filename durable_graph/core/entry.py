@@ -447,7 +447,7 @@ class Entry(Jobs):
             return update, []
         job = Job(Task(f"{self.position.tail + 1}.{node}", node, ()), 1, self.position.step, self.remaining)
         job.make_runtime = self._entry_runtime
-        job.surrounds = self.call.surround is not None
+        job.surround = self.call.surround
         job.steps = run_entry(self.graph, values, node, update, job)
         return (yield from self._alone(job))
 

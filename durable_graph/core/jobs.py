@@ -38,7 +38,7 @@ class Jobs(Rows):
         if node.cache is not None and self.call.caching is not None:
             job.memo = self._memo(job, node.cache, node_namespace(self.graph.name, node.name, node.call))
         if self.call.surround is not None:
-            job.surrounds = True
+            job.surround = self.call.surround
         if node.executor is not None:
             job.elsewhere = True
         job.steps = run_node(self.graph, position, job)
@@ -77,7 +77,7 @@ class Jobs(Rows):
             job.make_runtime = self._runtime
             if policy is not None and self.call.caching is not None:
                 job.memo = self._memo(job, policy, task_namespace(name, call))
-            job.surrounds = self.call.surround is not None
+            job.surround = self.call.surround
             job.steps = run_call(call, arg, timeout, job)
             return job
 
@@ -153,9 +153,7 @@ class Jobs(Rows):
         above = call.link.ns if call.link is not None else ()
         place = {**ear.place, NAMESPACE: "|".join((*above, ear.place[NAMESPACE]))}
         config = {**call.config, "metadata": place}
-        if call.surround is not None:
-            config, job.variables = call.surround(config, ear)
-        return config
+        return config if call.surround is None else call.surround.config(config, ear)
 
 
 class _Ear:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +21,7 @@ from durable_graph.core.address import above_of
 from durable_graph.core.caching import Caching
 from durable_graph.core.chain import NO_PARENT, row_hash
 from durable_graph.core.changes import Finder
-from durable_graph.core.effects import Ask, Effect, Emit, Now, Recorded, Save
+from durable_graph.core.effects import Ask, Effect, Emit, Now, Recorded, Save, Surround
 from durable_graph.core.history import RUN_STARTS, SPARE, Decoder, load, pack
 from durable_graph.core.model import Graph, RetryPolicy, StateUpdate, Task
 from durable_graph.core.position import Body, Child, Position
@@ -37,9 +36,6 @@ SNAPSHOT_BYTES = 16_384  # of rows; below that, reading them is as quick as read
 ROWS_PER_SNAPSHOT = 2.0
 
 Effects = Generator[Effect, Any, None]
-
-# A node's config and what takes messages said in it -> the config as libraries complete it, and context variables.
-Surround = Callable[[dict[str, Any], Any], tuple[dict[str, Any], Sequence[tuple[ContextVar[Any], Any]]]]
 
 
 class Watch(Decoder, Protocol):

@@ -40,11 +40,11 @@ def enter(job: Job) -> Entered:
     in the same context."""
     if job.make_runtime is None:
         return ()
-    if not job.surrounds:
-        return ((current, current.set(job.runtime)),)
-    job.runtime()  # this finds the variables, or fails
     entered = ((current, current.set(job.runtime)),)
-    return *entered, *((variable, variable.set(value)) for variable, value in job.variables)
+    if job.surround is None:
+        return entered
+    variables = job.surround.variables(lambda: job.runtime().config)
+    return *entered, *((variable, variable.set(value)) for variable, value in variables)
 
 
 def leave(entered: Entered) -> None:
