@@ -63,7 +63,7 @@ async def adrive(
     """
     async with opening as effects:
         tasks = _Tasks(live, workers, store)
-        way = _Way(effects, store)
+        way = _Way(effects, store, tasks.interrupt)
         keeper = Offload()  # the store's thread
         thrown: BaseException | None = None
         try:
@@ -122,9 +122,10 @@ async def adrive(
 class _Way:
     """A run's effects, one after the other, in the loop or in the store's thread, never in both."""
 
-    def __init__(self, effects: Effects, store: Store | None) -> None:
+    def __init__(self, effects: Effects, store: Store | None, interrupt: Callable[[], None]) -> None:
         self._effects = effects
         self._store = store
+        self._interrupt = interrupt  # the tasks that are under way
         self._begun = drivers.forks
         self._error: BaseException | None = None  # that the run has ended with
         self.late: BaseException | None = None  # we were cancelled while the thread was at work, and have not said so
@@ -175,6 +176,7 @@ class _Way:
             return await trip
         except asyncio.CancelledError as error:
             self.late = error
+            self._interrupt()
             return trip.result()
 
     def _perform(self, effect: Effect | _Alone) -> Effect | _Alone | None:
@@ -504,9 +506,13 @@ class _Tasks:
         try:
             await self._arrived.wait()
         except asyncio.CancelledError:
-            for task in self._running:
-                task.cancel()
+            self.interrupt()
             raise
+
+    def interrupt(self) -> None:
+        """We are cancelled, and so is what we would wait for."""
+        for task in self._running:
+            task.cancel()
 
     def cancel(self, jobs: Sequence[Job] = ()) -> list[Job]:
         idle = {task: job for task, job in self._running.items() if job not in self._begun}

@@ -26,13 +26,14 @@ import pytest
 from conftest import Script, connected, finished
 from sqlalchemy import make_url
 
-from durable_graph import START, Log, StateGraph, drivers, leases, task, transactions, unfinished
+from durable_graph import START, CachePolicy, Log, StateGraph, drivers, leases, task, transactions, unfinished
 from durable_graph import beat as beats
 from durable_graph.crew import Crew
 from durable_graph.errors import StoreUnavailableError
+from durable_graph.offload import Offload
 from durable_graph.store import Row
 from durable_graph.store.memory import MemoryStore
-from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, chain, durable_threads, new_thread, until, wide
+from tests.graphs import PATIENCE, WAYS, Calls, Runner, State, chain, durable_threads, new_thread, nodes_of, until, wide
 
 linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
 
@@ -192,6 +193,64 @@ def test_nothing_is_left(database_url: str, way: str, how: str, drawn: str) -> N
         assert graph.verify(config).ok
         check_idle(graph, database_url)
     check_nothing_left(database_url, before)
+
+
+@linux
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("drawn", DRAWN)
+@pytest.mark.parametrize("way", ["async", "threads"])
+def test_cancelled_on_any_way_to_the_store(
+    database_url: str, way: str, drawn: str, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being written then will be there, and nobody waits for a node that waits for what never comes."""
+    begin, ways, at, stopped = Offload.begin, 0, 0, True
+    needed = {"a"} if drawn == "alone" else {"a", "c"}
+
+    def beginning(self: Offload, call: Callable[[], Any]) -> asyncio.Future[Any]:
+        nonlocal ways
+        ways += 1
+        if ways == at:
+            consumer = asyncio.current_task()
+            assert consumer is not None
+            consumer.cancel()
+        return begin(self, call)
+
+    async def consume() -> None:
+        async for event in graph.astream({"n": at, "log": []}, config):
+            seen.extend(event)
+            if needed <= {*seen}:
+                freed.set()
+
+    async def main() -> bool:
+        consumer = asyncio.create_task(consume())
+        await asyncio.wait([consumer])
+        return consumer.cancelled()
+
+    async def waits(state: State) -> State:
+        await freed.wait()
+        return {"log": ["b"]}
+
+    with Runner(way, database_url) as run:
+        while stopped:
+            at, ways, config = at + 1, 0, new_thread()
+            seen, freed = list[str](), asyncio.Event()
+            builder = DRAWN[drawn](run, Calls(), b=waits)
+            if cached:
+                builder.set_node_defaults(cache_policy=CachePolicy())
+            graph = run.compile(builder, cache=cached)
+            with monkeypatch.context() as patched:
+                patched.setattr(Offload, "begin", beginning)
+                stopped = asyncio.run(main())
+            check_idle(graph, database_url)
+            freed.set()
+            left = graph.get_state(config)
+            if left.created_at:
+                assert {*seen} <= {*nodes_of(run.replay(graph, config))}
+            if left.next or not left.created_at:
+                run.invoke(graph, None if left.next else {"n": at, "log": []}, config)
+            assert sorted(graph.get_state(config).values["log"]) == [*"abc", "end"][: 3 if drawn == "alone" else 4]
+            assert graph.verify(config).ok
+    assert at > 4
 
 
 @linux
