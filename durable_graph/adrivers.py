@@ -34,6 +34,7 @@ from durable_graph.core.effects import (
     Job,
     Next,
     Now,
+    Reply,
     Rest,
     Save,
     Spawned,
@@ -321,6 +322,7 @@ class _Tasks:
         self._is_alone = False  # the job at hand is the only one
         self._running: dict[asyncio.Task[None], Job] = {}
         self._begun: set[Job] = set()
+        self._unbegun: set[Job] = set()  # calls that have not
         self._items: deque[Arrival | Turn] = deque()
         self._arrived = asyncio.Event()
         self._elsewhere = Awaited()
@@ -332,7 +334,26 @@ class _Tasks:
         for job in jobs:
             if job.parent is not None:
                 self._transactions.calls(job)
-            self._running[asyncio.create_task(self._work(job))] = job
+            self._start_one(job)
+
+    def _start_one(self, job: Job) -> None:
+        task = asyncio.create_task(self._work(job))
+        self._running[task] = job
+        if job.parent is not None:
+            self._unbegun.add(job)
+            task.add_done_callback(partial(self._skip, job))
+            job.reply.add_done_callback(partial(self._unwanted, asyncio.get_running_loop(), task))
+
+    def _skip(self, call: Job, task: asyncio.Task[None]) -> None:
+        """It was cancelled before it began, and its node is waited for until all its calls have ended."""
+        if call in self._unbegun:
+            self._unbegun.remove(call)
+            self._put(drivers.unwanted(call))
+
+    def _unwanted(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], reply: Future[Any]) -> None:
+        """Cancel a call whose result nobody waits for any more."""
+        if reply.cancelled() and not self._closed:
+            loop.call_soon_threadsafe(lambda: task.cancelling() or task.cancel())
 
     async def _work(self, job: Job) -> None:
         if job.delay:
@@ -345,6 +366,7 @@ class _Tasks:
 
     async def _run(self, job: Job) -> None:
         self._begun.add(job)
+        self._unbegun.discard(job)
         loop = asyncio.get_running_loop()
         job.tell, job.spawn = partial(self._tell, loop, job), partial(self._spawn, loop)
         job.recall, job.begin = partial(self._recall, loop), partial(self._begin, loop, job)
@@ -363,12 +385,14 @@ class _Tasks:
             self._put(item)
 
     async def _steps(self, job: Job) -> Any:
-        steps = job.steps
+        steps, has_called = job.steps, job.elsewhere  # these are taken back where they are
         try:
             invoke = next(steps)
             while True:
+                looks = job.memo is not None and job.memo.looking
                 try:
-                    answer = await self._call(job, invoke)
+                    answer = await self._call(job, invoke, not has_called, not looks)
+                    has_called = has_called or not looks
                 except BaseException as error:
                     invoke = steps.throw(error)
                 else:
@@ -376,30 +400,28 @@ class _Tasks:
         except StopIteration as done:
             return done.value
 
-    async def _call(self, job: Job, invoke: Invoke) -> Any:
+    async def _call(self, job: Job, invoke: Invoke, begins: bool, counts: bool) -> Any:
+        """begins: no function of the user's has been called for this job. counts: this is one, and not the cache."""
         _, args, kwargs, timeout = invoke
         call = _function_of(invoke)
         if is_coroutine(call):
             waited = call(*args, **kwargs)
             return await (waited if timeout is None else _timed(job, waited, timeout))
-        context = contextvars.copy_context()
-        finishes = job.memo is None or not job.memo.looking
-        answer = await self._in_thread(lambda: context.run(call, *args, **kwargs), finishes)
+        plain = partial(contextvars.copy_context().run, call, *args, **kwargs)
+        submit = partial(self._submit, plain if job.parent is None else partial(_wanted, job.reply, plain))
+        if begins:
+            with self._elsewhere.errand(job):  # while it is in the queue it has not begun
+                answer = await _ended(self._elsewhere.hand_over(job, submit), counts)
+        else:
+            answer = await _ended(submit(), counts)
         return await answer if inspect.isawaitable(answer) else answer
 
-    async def _in_thread(self, call: Callable[[], Any], counts: bool = True) -> Any:
-        """A sync function cannot be stopped. When we are cancelled it ends first, and if need be its result counts."""
+    def _submit(self, call: Callable[[], Any]) -> Future[Any]:
         if self._closed:
             raise asyncio.CancelledError  # nothing begins any more
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers or drivers.WORKERS, "durable_graph")
-        future = asyncio.get_running_loop().run_in_executor(self._pool, _passing, call)
-        try:
-            return await settled(future)
-        except asyncio.CancelledError:
-            if not counts or not future.done() or future.cancelled():
-                raise
-            return future.result()
+        return self._pool.submit(_passing, call)
 
     def _tell(self, loop: asyncio.AbstractEventLoop, job: Job, item: Arrival) -> None:
         if _runs_here(loop):
@@ -413,9 +435,8 @@ class _Tasks:
     def _spawn(self, loop: asyncio.AbstractEventLoop, call: Job) -> Any:
         """Called by a node: an async one gets something to await, a plain one, in its thread, a future to wait for."""
         self._transactions.calls(call)
-        reply: Future[Any] = Future()
-        call.reply = reply
-        self._replies.add(reply)
+        call.reply = reply = drivers.Reply()
+        self._keep(reply)
         if _runs_here(loop):
             self._begin_call(call)
             return asyncio.wrap_future(reply)
@@ -446,21 +467,35 @@ class _Tasks:
         if turn is not None:
             self._put(turn)
             await asyncio.wrap_future(turn.granted)
-        transaction: Transaction = await self._in_thread(self._transactions.begin)
-        return transaction
+        begun: asyncio.Future[Transaction] = asyncio.wrap_future(self._submit(self._transactions.begin))
+        try:
+            return await settled(begun)
+        except asyncio.CancelledError:
+            if begun.cancelled() or begun.exception() is not None:
+                raise
+        # The node has to have it, as that is who rolls it back. It hears that it is cancelled when it awaits next.
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        task.cancel()
+        return begun.result()
 
     def _turn(self, job: Job) -> Turn | None:
         turn = None if self._is_alone else self._transactions.turn(job)
         if turn is not None:
-            self._replies.add(turn.granted)
+            self._keep(turn.granted)
         return turn
+
+    def _keep(self, reply: Future[Any]) -> None:
+        self._replies.add(reply)
+        reply.add_done_callback(self._replies.discard)
 
     def _begin_call(self, call: Job) -> None:
         if self._closed:
             self._let_go_of_calls()
             return
         self._put(Spawned(call))
-        self._running[asyncio.create_task(self._work(call))] = call
+        self._start_one(call)
 
     def _put(self, item: Arrival | Turn, taken: threading.Event | None = None) -> None:
         self._items.append(item)
@@ -538,7 +573,7 @@ class _Tasks:
             raise interrupt
 
     def _let_go_of_calls(self) -> None:
-        for reply in self._replies:
+        for reply in list(self._replies):
             reply.cancel()
 
     async def _all_ended(self) -> asyncio.CancelledError | None:
@@ -554,6 +589,24 @@ class _Tasks:
                 interrupt = error
             self._running = {task: job for task, job in self._running.items() if not task.done()}
         return interrupt
+
+
+def _wanted(reply: Reply, call: Callable[[], Any]) -> Any:
+    """In the thread: who called it may have cancelled it while it was in the queue."""
+    if reply.cancelled():
+        raise asyncio.CancelledError
+    return call()
+
+
+async def _ended(submitted: Future[Any], counts: bool) -> Any:
+    """A sync function cannot be stopped. When we are cancelled it ends first, and its result counts, or does not."""
+    future = asyncio.wrap_future(submitted)
+    try:
+        return await settled(future)
+    except asyncio.CancelledError:
+        if not counts or not future.done() or future.cancelled():
+            raise
+        return future.result()
 
 
 async def _timed(job: Job, waited: Awaitable[Any], policy: TimeoutPolicy) -> Any:

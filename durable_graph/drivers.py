@@ -24,7 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from functools import partial
 from typing import Any, TypeVar
 
@@ -151,7 +151,7 @@ class _Threads:
         self._most = workers or WORKERS
         self._crew: Crew | None = None
         self._callees: Crew | None = None  # calls have threads of their own, lest they wait for who waits for them
-        self._replies: set[Future[Any]] = set()
+        self._replies: set[Future[Any]] = set()  # that nodes may wait for
         self._active: set[Job] = set()  # started, and not yet told of as finished
         self._idle: set[Job] = set()  # and not begun: who takes it out may begin it, or take it back
         self._lock = threading.Lock()
@@ -212,12 +212,11 @@ class _Threads:
         """Called by a node, in its thread."""
         with self._lock:
             self._transactions.calls(call)
-            reply: Future[Any] = Future()
-            call.reply = reply
+            call.reply = reply = Reply()
             if self._closing:  # nothing begins any more
                 reply.cancel()
                 return reply
-            self._replies.add(reply)
+            self._keep(reply)
             if self._callees is None:
                 self._callees = Crew(CALLS, "durable_graph_call")
         self._arrived.put(Spawned(call))
@@ -229,11 +228,15 @@ class _Threads:
         with self._lock:
             turn = self._transactions.turn(job)
             if turn is not None:
-                self._replies.add(turn.granted)
+                self._keep(turn.granted)
         if turn is not None:
             self._arrived.put(turn)
             turn.granted.result()
         return self._transactions.begin()
+
+    def _keep(self, reply: Future[Any]) -> None:
+        self._replies.add(reply)
+        reply.add_done_callback(self._replies.discard)
 
     def _work(self, job: Job) -> None:
         if job.delay:
@@ -243,7 +246,9 @@ class _Threads:
                 self._idle.remove(job)
             except KeyError:
                 return  # taken back
-        finished = run_job(job)
+            finished = run_job(job)
+        else:
+            finished = unwanted(job) if job.reply.cancelled() else run_job(job)
         if self._elsewhere.has_taken(job):
             return
         self._arrived.put(finished)
@@ -320,6 +325,24 @@ class _Threads:
             for crew in crews:
                 crew.wait(LOOK)
         self._transactions.close()
+
+
+class Reply(Future[Any]):
+    """What a call comes to, for who has called it: if that one has cancelled this, nobody is told."""
+
+    def set_result(self, result: Any) -> None:
+        with contextlib.suppress(InvalidStateError):
+            super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        with contextlib.suppress(InvalidStateError):
+            super().set_exception(exception)
+
+
+def unwanted(call: Job) -> Finished:
+    """Who called it has cancelled it before it began."""
+    now = clock()
+    return Finished(call, None, asyncio.CancelledError(), now, now)
 
 
 def settled_future(value: Any) -> Future[Any]:

@@ -7,10 +7,13 @@ an async one. What LangGraph defines was read off LangGraph 1.2.22.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypedDict
 
 import pytest
@@ -26,10 +29,12 @@ from durable_graph import (
     Log,
     NodeTimeoutError,
     RetryPolicy,
+    Runtime,
     Send,
     StateGraph,
     UnknownInterruptError,
     UnstorableValueError,
+    drivers,
     entrypoint,
     get_runtime,
     get_stream_writer,
@@ -38,7 +43,7 @@ from durable_graph import (
 )
 from durable_graph.store.memory import MemoryStore
 from tests.conftest import finished
-from tests.graphs import MODES, PATIENCE, WAYS, Calls, Runner, State, at, new_thread, wide
+from tests.graphs import MODES, PATIENCE, WAYS, Calls, Runner, State, at, new_thread, until, wide
 
 Body = Callable[..., Generator[Any, Any, Any]]
 
@@ -661,6 +666,155 @@ def test_async_tasks_need_an_async_call(quick: Runner) -> None:
         quick.invoke(flow(quick, body), 1, new_thread())
 
 
+# --- calls that are given up ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["wait_for", "cancel", "timeout of the node"])
+def test_an_async_call_that_its_node_does_not_wait_for_is_cancelled(database_url: str, how: str) -> None:
+    seen, begun = list[str](), asyncio.Event()
+
+    @task
+    async def hang(value: int) -> int:
+        seen.append("begun")
+        begun.set()
+        try:
+            return await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # who is cancelled once may tidy up
+            seen.append("cancelled")
+            raise
+
+    @task
+    async def double(value: int) -> int:
+        return value * 2
+
+    async def node(state: State, runtime: Runtime) -> State:
+        if how == "cancel":
+            call = hang(1)
+            await begun.wait()
+            call.cancel()
+        elif how == "wait_for":
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(hang(1), 0.01)
+        elif runtime.attempt == 1:
+            await hang(1)
+        return {"n": await double(4)}
+
+    timeout = 0.05 if how == "timeout of the node" else None
+    builder = StateGraph(State).add_edge(START, "node")
+    builder.add_node("node", node, timeout=timeout, retry_policy=RetryPolicy(initial_interval=0, jitter=False))
+    with Runner("async", database_url) as run:
+        graph, config = run.compile(builder), new_thread()
+        assert run.invoke(graph, {"n": 0}, config)["n"] == 8
+        assert rows(run, graph, config) == [("input", None), ("task", "double"), ("task", "node")]
+        assert graph.verify(config).ok
+    assert seen == ["begun", "cancelled"]
+
+
+@pytest.mark.parametrize("way", ["sync", "threads"])
+def test_a_plain_call_that_is_cancelled(database_url: str, way: str) -> None:
+    """One that has begun cannot be stopped, and is recorded; one that has not does not begin."""
+    begun, go, calls = threading.Event(), threading.Event(), Calls()
+
+    @task
+    def first(value: int) -> int:
+        calls.append("first")
+        begun.set()
+        assert go.wait(PATIENCE)
+        return value * 2
+
+    @task
+    def late(value: int) -> int:
+        calls.append("late")
+        return value
+
+    def node(state: State) -> State:
+        one = first(1)
+        assert begun.wait(PATIENCE)
+        assert one.cancel()
+        two = late(2)
+        assert two.cancel()
+        go.set()
+        with pytest.raises(CancelledError):
+            one.result()
+        return {"n": 3}
+
+    with Runner(way, database_url) as run, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(drivers, "CALLS", 1)
+        patched.setattr(drivers, "WORKERS", 2)  # the node and one call
+        graph, config = run.compile(StateGraph(State).add_node("node", node).add_edge(START, "node")), new_thread()
+        assert run.invoke(graph, {"n": 0}, config) == {"n": 3, "log": []}
+        assert rows(run, graph, config) == [("input", None), ("task", "first"), ("task", "node")]
+        assert graph.verify(config).ok
+    assert calls == ["first"]
+
+
+@pytest.mark.parametrize("moment", ["just called", "waiting to be tried again"])
+def test_a_consumer_is_cancelled_beside_a_call_that_has_not_begun(database_url: str, moment: str) -> None:
+    """asyncio ends a task that is cancelled before it begins without a word; its node is waited for all the same."""
+    calls, config, failed = Calls(), new_thread(), threading.Event()
+
+    @task(retry_policy=RetryPolicy(initial_interval=1000))
+    async def flaky() -> str:
+        calls.append("flaky")
+        if moment == "waiting to be tried again" and not failed.is_set():
+            failed.set()
+            raise ConnectionError("the first time")
+        return "a"
+
+    async def node(state: State) -> State:
+        if moment == "just called" and not failed.is_set():
+            failed.set()
+            consumer.cancel()
+        return {"log": [await flaky()]}
+
+    async def stop(state: State) -> State:
+        if moment == "waiting to be tried again" and not stopped:
+            await until(waiting)
+            stopped.append(True)
+            consumer.cancel()
+        return {"log": ["b"]}
+
+    async def main() -> None:
+        nonlocal consumer
+        consumer = asyncio.create_task(graph.ainvoke({}, config))
+        await asyncio.wait([consumer])
+        assert consumer.cancelled()
+
+    consumer: asyncio.Task[Any]
+    stopped: list[bool] = []
+    waiting = threading.Event()
+
+    def delay(job: Any) -> float:
+        waiting.set()
+        return 1000
+
+    with Runner("async", database_url) as run, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(drivers, "delay_of", delay)
+        builder = StateGraph(State).add_node("a", node).add_node("b", stop).add_edge(START, "a").add_edge(START, "b")
+        graph = run.compile(builder)
+        asyncio.run(main())
+        assert run.invoke(graph, None, config)["log"] == ["a", "b"]
+        assert graph.verify(config).ok
+    assert len(calls) == (2 if waiting.is_set() else 1)
+
+
+def test_what_calls_came_to_is_not_kept_until_the_run_ends(run: Runner) -> None:
+    replies: list[weakref.ref[Any]] = []
+    double = work(run, Calls(), "double")
+
+    def body(value: int) -> Any:
+        for k in range(50):
+            reply = double(k)
+            replies.append(weakref.ref(reply))
+            yield reply
+            del reply
+        gc.collect()
+        return sum(reply() is not None for reply in replies)
+
+    assert run.invoke(flow(run, body), 0, new_thread()) < 5
+
+
 # --- calls that have changed ------------------------------------------------------------------
 
 
@@ -1222,10 +1376,10 @@ def test_futures_are_futures(quick: Runner) -> None:
     @entrypoint(quick.url)  # type: ignore[arg-type]
     def body(value: int) -> Any:
         begun: list[Future[int]] = [double(k) for k in range(3)]
-        kinds.extend(type(one) for one in begun)
+        kinds.extend(isinstance(one, Future) for one in begun)
         done, waiting = concurrent.futures.wait(begun, timeout=PATIENCE)
         assert not waiting
         return sorted(one.result() for one in done)
 
     assert quick.invoke(body, 1, new_thread()) == [0, 2, 4]
-    assert kinds == [Future] * 3
+    assert kinds == [True] * 3

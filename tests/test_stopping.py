@@ -26,10 +26,11 @@ import pytest
 from conftest import Script, connected, finished
 from sqlalchemy import make_url
 
-from durable_graph import START, CachePolicy, Log, StateGraph, drivers, leases, task, transactions, unfinished
+from durable_graph import START, CachePolicy, Log, Send, StateGraph, drivers, leases, task, transactions, unfinished
 from durable_graph import beat as beats
 from durable_graph.crew import Crew
 from durable_graph.errors import StoreUnavailableError
+from durable_graph.executors import Awaited
 from durable_graph.offload import Offload
 from durable_graph.store import Row
 from durable_graph.store.memory import MemoryStore
@@ -279,6 +280,47 @@ def test_a_loop_that_ends_at_once_closes_what_was_dropped(database_url: str) -> 
             asyncio.run(main(partial(graph.aget_state_history, config)))
             check_idle(graph, database_url)
     check_nothing_left(database_url, before)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+def test_what_waits_for_a_thread_has_not_begun(database_url: str, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain nodes under asyncio: two threads for ten of them. Eight are taken back, or nine, and are called later."""
+    begun, go, called, config = threading.Event(), threading.Event(), list[int](), new_thread()
+    take_back = Awaited.take_back
+
+    def node(number: int) -> State:
+        called.append(number)
+        if how == "failed" and called == [number]:
+            raise ValueError(number)
+        begun.set()
+        assert go.wait(PATIENCE)
+        return {"log": [str(number)]}
+
+    def taking_back(awaited: Awaited) -> Any:
+        taken = take_back(awaited)
+        go.set()
+        return taken
+
+    async def main() -> None:
+        consumer = asyncio.create_task(graph.ainvoke({}, config))
+        if how == "cancelled":
+            await until(begun)
+            consumer.cancel()
+        with pytest.raises(asyncio.CancelledError if how == "cancelled" else ValueError):
+            await consumer
+
+    monkeypatch.setattr(Awaited, "take_back", taking_back)
+    monkeypatch.setattr(drivers, "WORKERS", 2)
+    builder = StateGraph(State).add_node("node", node)
+    builder.add_conditional_edges(START, lambda state: [Send("node", number) for number in range(10)])
+    with Runner("threads", database_url) as run:
+        graph = run.compile(builder)
+        asyncio.run(main())
+        assert len(called) <= 3
+        assert durable_threads() == []
+        assert run.invoke(graph, None, config)["log"] == [str(number) for number in range(10)]
+        assert graph.verify(config).ok
+        assert len(called) == (10 if how == "cancelled" else 11)
 
 
 def test_a_call_that_is_made_while_a_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Annotated, Any, TypedDict
@@ -22,6 +23,7 @@ from durable_graph import (
     CallError,
     Command,
     FencedError,
+    NodeTimeoutError,
     RetryPolicy,
     Runtime,
     Send,
@@ -31,7 +33,9 @@ from durable_graph import (
     interrupt,
     task,
 )
+from durable_graph.store import Transaction
 from durable_graph.store.sql import SqlStore
+from durable_graph.transactions import Transactions
 from tests.graphs import WAYS, Runner
 
 
@@ -288,6 +292,41 @@ def test_a_node_that_never_asks_opens_nothing(runner: Runner, ledger: Ledger, mo
     monkeypatch.setattr(SqlStore, "transaction", refuse)
     graph = compiled(runner, ("a", runner.node(lambda state: {"n": 1})), ("b", runner.node(lambda state: {"n": 2})))
     assert runner.invoke(graph, {"n": 0}, CONFIG)["n"] == 2
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_node_is_cancelled_while_its_transaction_begins(
+    database_url: str, ledger: Ledger, beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hears of it when it awaits next, and what was begun is rolled back."""
+    nodes: list[asyncio.Task[Any]] = []
+    begin = Transactions.begin
+
+    def beginning(self: Transactions) -> Transaction:
+        while len(nodes) == 1 and not nodes[0].cancelling():
+            time.sleep(0.001)
+        return begin(self)
+
+    async def node(state: State, runtime: Runtime[Any]) -> dict[str, Any]:
+        task = asyncio.current_task()
+        assert task is not None
+        nodes.append(task)
+        write(await runtime.aconnection(), "a")
+        if len(nodes) == 1:
+            await asyncio.Event().wait()
+        return {"log": ["a"]}
+
+    monkeypatch.setattr(Transactions, "begin", beginning)
+    builder = StateGraph(State).add_edge(START, "a")
+    builder.add_node("a", node, timeout=0.05, retry_policy=RetryPolicy(initial_interval=0, retry_on=NodeTimeoutError))
+    if beside:
+        builder.add_node("b", lambda state: {"log": ["b"]}).add_edge(START, "b")
+    with Runner("async", database_url) as runner:
+        graph = runner.compile(builder)
+        assert runner.invoke(graph, {}, CONFIG)["log"] == ["a", "b"][: 1 + beside]
+        assert graph.verify(CONFIG).ok
+    assert len(nodes) == 2
+    assert ledger.entries == ["a"]
 
 
 @pytest.mark.parametrize("how", ["commit", "rollback", "close"])

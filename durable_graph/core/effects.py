@@ -52,11 +52,15 @@ Invoke = tuple[Callable[..., Any], tuple[Any, ...], Mapping[str, Any], TimeoutPo
 
 
 class Reply(Protocol):
-    """The part of a future that the run uses."""
+    """The part of a future that is used here. Who waits for it may have cancelled it: then it takes no answer."""
 
     def set_result(self, result: Any, /) -> None: ...
 
     def set_exception(self, error: BaseException, /) -> None: ...
+
+    def cancelled(self) -> bool: ...
+
+    def add_done_callback(self, call: Callable[[Any], object], /) -> None: ...
 
 
 class Surround(Protocol):
