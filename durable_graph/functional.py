@@ -75,6 +75,9 @@ class DurableTask(Generic[P, T]):
         The result is committed before the future has it. When the node runs again, after a crash or an
         interrupt, the call is not made again: the future has the recorded result at once. Raises CallError outside of a
         node; the future raises what the function raised, which is not recorded.
+
+        Cancelling the future, as `asyncio.wait_for` does, cancels an async function, and a plain one if it has not
+        begun; the node goes on. What had begun all the same and comes to a result is recorded.
         """
         caller: runtime.Runtime[Any] = runtime.get_runtime()
         assert caller._start is not None
