@@ -68,10 +68,13 @@ class Pool:
         executor = self._opened()
         try:
             return executor, _submit(awaited, job, executor, parcel)
-        except RuntimeError as error:
-            if not self.can_be_replaced or (self._executor is executor and not isinstance(error, BrokenExecutor)):
-                raise
-        self._discard(executor)
+        except Exception as error:
+            if _is_broken(executor, error):
+                self._discard(executor)
+                if not self.can_be_replaced:
+                    raise BrokenExecutor(str(error)) from error
+            elif not isinstance(error, RuntimeError) or not self.can_be_replaced or self._executor is executor:
+                raise  # else it was closed
         executor = self._opened()
         return executor, _submit(awaited, job, executor, parcel)
 
@@ -84,13 +87,11 @@ class Pool:
             return self._executor
 
     def _discard(self, broken: Executor) -> None:
-        """Of all that notice, the first one clears away."""
+        """Of all that notice, the first one clears away. Also what the caller made: it is of no use to anybody."""
         with self._lock:
-            mine = self._executor is broken
-            if mine:
+            if self._executor is broken:
                 self._executor = None
-        if mine:
-            _clear_away(broken)
+        _clear_away(broken)
 
     @property
     def can_be_replaced(self) -> bool:
@@ -113,6 +114,12 @@ def _submit(awaited: Awaited, job: Job, executor: Executor, parcel: Parcel) -> F
     # Of others it is not known whether `cancel` finds out that a call has begun: that of Dask does not.
     awaited.give_away(job)
     return executor.submit(perform, parcel)
+
+
+def _is_broken(executor: Executor, error: Exception) -> bool:
+    """Python's pool of processes says something else (OSError: handle is closed) if it breaks while it starts a worker
+    for what it is given."""
+    return isinstance(error, BrokenExecutor) or bool(getattr(executor, "_broken", False))
 
 
 def _clear_away(broken: Executor) -> None:

@@ -14,7 +14,7 @@ import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +214,11 @@ def script() -> Iterator[Script]:
     yield start
     for process in started:
         process.kill()  # does nothing to one that has ended
-        process.communicate()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):  # not read to their ends: orphans may hold them
+            assert stream is not None
+            with suppress(OSError):
+                stream.close()
 
 
 def finished(process: subprocess.Popen[str]) -> str:

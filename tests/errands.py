@@ -253,9 +253,11 @@ def always_dies(arg: dict[str, Any], runtime: Runtime) -> State:
 
 
 def waits(arg: dict[str, Any], runtime: Runtime) -> State:
-    """Number 0 ends at once, the others when they may."""
+    """The first that is called ends at once, the others when they may."""
     note(arg["folder"], f"work-{arg['i']}-{runtime.attempt}")
-    if arg["i"]:
+    try:
+        Path(arg["folder"], "first").touch(exist_ok=False)
+    except FileExistsError:
         until(arg["folder"], "go")
     return {"log": [arg["i"]]}
 
