@@ -160,14 +160,17 @@ def test_the_payload_of_a_send_is_the_nodes_own(run: Runner) -> None:
 
 def test_a_sibling_is_not_blamed(run: Runner) -> None:
     """The innocent one is still at work while the other changes what both were given."""
-    changed = threading.Event()
+    begun, changed = threading.Event(), threading.Event()
 
     def guilty(state: Any) -> None:
         state["deep"]["rows"].clear()
         changed.set()
 
-    builder = StateGraph(State).add_node("guilty", run.node(guilty))
-    builder.add_node("innocent", run.waiting(changed, lambda state: {"n": len(state["deep"]["rows"])}))
+    def innocent(state: Any) -> dict[str, Any]:
+        return {"n": len(state["deep"]["rows"])}
+
+    builder = StateGraph(State).add_node("guilty", run.waiting(begun, guilty))
+    builder.add_node("innocent", run.waiting(changed, innocent, lambda state: begun.set()))
     builder.add_edge(START, "guilty").add_edge(START, "innocent")
     graph, config = run.compile(builder, strict=True), new_thread()
     with pytest.raises(MutatedInputError, match="Node 'guilty'"):

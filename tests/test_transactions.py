@@ -29,6 +29,7 @@ from durable_graph import (
     Send,
     StateGraph,
     StoreError,
+    drivers,
     get_runtime,
     interrupt,
     task,
@@ -36,7 +37,7 @@ from durable_graph import (
 from durable_graph.store import Transaction
 from durable_graph.store.sql import SqlStore
 from durable_graph.transactions import Transactions
-from tests.graphs import WAYS, Runner
+from tests.graphs import WAYS, Runner, until
 
 
 class State(TypedDict, total=False):
@@ -292,6 +293,44 @@ def test_a_node_that_never_asks_opens_nothing(runner: Runner, ledger: Ledger, mo
     monkeypatch.setattr(SqlStore, "transaction", refuse)
     graph = compiled(runner, ("a", runner.node(lambda state: {"n": 1})), ("b", runner.node(lambda state: {"n": 2})))
     assert runner.invoke(graph, {"n": 0}, CONFIG)["n"] == 2
+
+
+def test_the_consumer_goes_while_a_transaction_is_open(
+    runner: Runner, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On SQLite nothing else can be written then: the row of a sibling that is not tried again has to come later."""
+    waiting, called = threading.Event(), list[str]()
+
+    def delay(job: Any) -> float:
+        waiting.set()
+        return 1000
+
+    def flaky(state: State) -> dict[str, Any]:
+        called.append("flaky")
+        if called == ["flaky"]:
+            raise ConnectionError("the first time")
+        return {"log": ["flaky"]}
+
+    def ready(state: State, runtime: Runtime[Any], writer: Any) -> dict[str, Any]:
+        write(runtime.connection, "a")
+        writer("written")
+        return {"log": ["a"]}
+
+    async def holds(state: State, runtime: Runtime[Any], writer: Any) -> dict[str, Any]:
+        await until(waiting)
+        write(await runtime.aconnection(), "a")
+        writer("written")
+        return {"log": ["a"]}
+
+    monkeypatch.setattr(drivers, "delay_of", delay)
+    builder = StateGraph(State).add_node("a", holds if runner.way == "async" else runner.waiting(waiting, ready))
+    builder.add_node("b", runner.node(flaky), retry_policy=RetryPolicy())
+    graph = runner.compile(builder.add_edge(START, "a").add_edge(START, "b"))
+    assert runner.first(1, graph, {}, CONFIG, stream_mode="custom") == ["written"]
+    assert ledger.entries == ["a"]
+    assert [bool(task.error) for task in runner.get_state(graph, CONFIG).tasks] == [False, True]
+    assert runner.invoke(graph, None, CONFIG)["log"] == ["a", "flaky"]
+    assert graph.verify(CONFIG).ok
 
 
 @pytest.mark.parametrize("beside", [False, True])

@@ -134,6 +134,7 @@ class Run(Entry):
         """Commit and show each task as it finishes. After a failure, or when the consumer has gone, what has
         not begun is taken back, and what has begun is waited for: its work is not lost."""
         failures: list[BaseException] = []
+        given_up: list[Job] = []
         running, winding_down = len(jobs), False
         calls = self.calls
         while running:
@@ -175,9 +176,9 @@ class Run(Entry):
                 cancelled: Sequence[Job] = yield Cancel([job for job in (*begun, *jobs) if job.parent is None])
                 jobs = [job for job in jobs if job.parent is not None]  # a node waits for it
                 running -= len(cancelled)
-                given_up = [self._given_up(job) for job in cancelled if job.failures]
-                if given_up:
-                    yield from self._commit(given_up)
+                given_up = [job for job in cancelled if job.failures]
+        if given_up:  # not before: a node's transaction may keep all others from writing
+            yield from self._commit([self._given_up(job) for job in given_up])
         return failures
 
     def _keep(self) -> Effects:
